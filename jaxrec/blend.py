@@ -110,7 +110,7 @@ def _open(runs: Sequence[str | Path], neighbours: Sequence[str], data: str | Pat
     assert isinstance(dataset, Dataset)
     dataset.verify()
     names = [one.text for one in choices(neighbours)]
-    return Parts([load(one) for one in opened], [one.path.name for one in opened], names, dataset,
+    return Parts([load(one, whole=True) for one in opened], [one.path.name for one in opened], names, dataset,
                  session_splits(first.config, dataset))  # fmt: skip
 
 

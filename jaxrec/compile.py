@@ -21,7 +21,7 @@ from typing import Any
 from jaxrec import config as configuration
 from jaxrec.cli.command import Parser, command, progress, ranged
 from jaxrec.programs import report, targets, worker, workload
-from jaxrec.programs.plan import sharing
+from jaxrec.programs.plan import shape_of
 from jaxrec.run import write_text
 
 SIZES = ("items", "users", "names", "events")
@@ -66,7 +66,7 @@ def main(argv: Sequence[str]) -> None:
     config = configuration.load(options.config, overrides)
     workload.check(config, sizes)  # before a process is started
     for target in chosen:
-        sharing(target, config)
+        shape_of(target, config)
     job = {"file": options.config, "overrides": overrides, "sizes": sizes}
     plans = list[dict[str, Any]]()
     for target in chosen:

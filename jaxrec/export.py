@@ -52,7 +52,7 @@ def export(
     _check(format, platforms, batches)
     out, platforms = Path(out), list(dict.fromkeys(PLATFORMS[:3] if platforms is None else platforms))
     with staging(out, overwrite, OURS, "export") as stage:
-        loaded = load(run)
+        loaded = load(run, whole=True)
         exports = _part(loaded).exports(loaded, k)
         header: dict[str, Any] = {"run": loaded.run.path.name, "programs_format": format}
         if format == "onnx":

@@ -27,7 +27,7 @@ from jaxrec.plots.pictures import learning_curve
 from jaxrec.run import create_run, resume_run
 from jaxrec.tasks.base import cutoffs, fit_cutoffs, make_task
 from jaxrec.tasks.start import note_start, open_source, rows_before, taken_over
-from jaxrec.training.block import Training
+from jaxrec.training.block import Training, rows_of
 from jaxrec.training.checkpoint import Checkpoints
 from jaxrec.training.hosts import await_file, check_alike, meet, together
 from jaxrec.training.telemetry import Clock, Log, Meter, Sums, Unlogged, Waited, length_without_end, mean, read_log
@@ -84,7 +84,11 @@ def _train(
         old_rows = rows_before(path, resume, begun, source, model)
         training = Training(config, model, feed, old_rows=old_rows)
         constants = training.constants(task.constants)
-        state = training.begin() if source is None else taken_over(training.begin(), source, config)
+        # What is restored takes the place of a state that is not made: there is no room for two of a large catalogue.
+        state = (
+            training.state_like() if begun
+            else training.begin() if source is None else taken_over(training.begin(), source, config)
+        )  # fmt: skip
     options = (("--resume", resume), ("--overwrite", overwrite), (f"--start-from {start_from}", start_from))
     check_alike(config, dataset, task.copied, " ".join([f"--run {path}", *(name for name, given in options if given)]))
 
@@ -97,10 +101,12 @@ def _train(
             create_run(path, config, dataset, overwrite, kept, task.copied)
     with together():
         await_file(path / "config.yaml")
-    checkpoints = Checkpoints(path)
+    checkpoints = Checkpoints(path, rows_of(model))
     position = Position()
     if (found := checkpoints.restore(state)) is not None:
         state, position = training.placed(found[0]), Position(**found[1])
+    elif begun:
+        state = training.begin()
     if position.finished and position.epoch < settings.epochs and (length := length_without_end(path)) is not None:
         position.finished, position.metrics_bytes = False, length  # more epochs were asked for than it was begun with
     position = Position(**hosts.said(asdict(position))[0])
@@ -177,9 +183,8 @@ def _train(
         asked, state = False, training.averaged(state, position.epoch)
         if task.judge is not None:
             with clock.part("evaluate"), progress(f"train: validation after epoch {position.epoch}"):
-                weights = jax.tree.map(lambda leaf: leaf.addressable_data(0), state.weights())
                 # Each process judges by its own copy of the weights: none waits longer than for its own work.
-                metrics = hosts.said(task.judge(weights, cutoffs(config)).metrics)[0]
+                metrics = hosts.said(task.judge(training.served(state), cutoffs(config)).metrics)[0]
             log.write("validation", step, epoch=position.epoch, **metrics)
             value, best = metrics[metric], position.best
             summary += f", validation {metric} {value:.4f}"

@@ -1,36 +1,44 @@
 """A program with eight virtual devices, for tests: JAX fixes their number when it starts. Prints a line of JSON.
 
-python devices.py compare CONFIG        how far a block of training on eight devices is from one on one, in float64
-python devices.py move CONFIG DIRECTORY exit status of a run stopped on eight devices, the number of devices before and
-                                        after, and how far it is, continued on two, from one on one
+python devices.py compare CONFIG STEPS MESH...  how far a block of steps on each mesh, such as 2x4, is from one on one
+                                        device, in float64; the second side deals the rows of tables
+python devices.py move CONFIG DIRECTORY MESH MESH  exit status of a run stopped on the first mesh, the number of devices
+                                        before and after, and how far it is, continued on the second, from one on one
+python devices.py dealt                 what differs of rows and ranks where tables are dealt: nothing should
 """
 
 from __future__ import annotations
 
 import json
+import operator
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxrec import config as configuration
 from jaxrec.config import Config
 from jaxrec.data.dataset import open_dataset
-from jaxrec.ops import parallel
+from jaxrec.ops import hosts, parallel
+from jaxrec.ops.rows import DealtRows, dealt_array, gathered_array, look_up, shards_of
+from jaxrec.ops.tables import gather, plan_block, update_rows
+from jaxrec.ops.topk import EVERYTHING, BlockSize, Candidates, Live, rank, top_items
 from jaxrec.tasks.base import load, make_task
 from jaxrec.train import train
-from jaxrec.training.block import Training
+from jaxrec.training.block import Training, TrainState, init_state
 
 
 def block(config: Config) -> Any:
-    """Parameters, tables, carry and losses after the first block of an epoch, in float64."""
+    """Parameters, tables with what the optimizer keeps of them, carry and losses after the first block, in float64."""
 
     def double(tree: Any) -> Any:
         return jax.tree.map(lambda x: x.astype("float64") if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
@@ -39,15 +47,45 @@ def block(config: Config) -> Any:
         task = make_task(config, open_dataset(config.data.path))
         training, mesh = Training(config, task.model, task.feed), task.feed.mesh
         with jax.enable_x64(False):  # random numbers of a type of their own would be other numbers
-            begin = training.begin()
+            begin = on_devices(training, init_state(task.model, training.optimizer, config.training))
         constants = training.constants(double(task.constants))
         first = parallel.deal(double(next(iter(task.feed.epoch(0)))), mesh, 1)
         state, stats = training.block(double(begin), constants, first)
-        return jax.tree.map(whole, (state.params, state.tables, state.carry, stats.loss))
+        tables = {name: of_table(training, name, state) for name in state.tables}
+        return jax.tree.map(whole, (state.params, tables, state.carry, stats.loss))
 
 
-def whole(leaf: jax.Array) -> np.ndarray:
+def on_devices(training: Training, one: TrainState) -> TrainState:
+    """The first state of one device where it lies on several, whose own is the same to rounding: without optimisations,
+    as tests compile, normal numbers differ in their last bit."""
+
+    def placed(leaf: Any, begin: Any) -> Any:
+        array, shards = np.asarray(leaf), shards_of(begin)
+        array = dealt_array(array, shards) if shards > 1 else array
+        np.testing.assert_allclose(whole(begin), array, rtol=1e-5, atol=1e-6)
+        return hosts.put(array, begin.sharding)
+
+    return jax.tree.map(placed, one, training.begin())
+
+
+def of_table(training: Training, name: str, state: Any) -> Any:
+    """A table and what the optimizer keeps of it, as they are on one device."""
+    table, rows, shards = state.tables[name], training.model.tables[name].rows, training.on.shards
+
+    def natural(leaf: Any) -> Any:
+        dealt = leaf.ndim and len(leaf) == len(table) and training.on.deals(rows)
+        return gathered_array(whole(leaf), rows, shards) if dealt else leaf
+
+    if training.on.deals(rows):
+        held = {shard.data.shape[0] for shard in table.addressable_shards}
+        assert held == {len(table) // shards}, "each device has its part of a table alone"
+    return jax.tree.map(natural, (table, state.table_optimizer[name]))
+
+
+def whole(leaf: Any) -> np.ndarray:
     """The array, also where other processes have parts of it."""
+    if isinstance(leaf, np.ndarray):
+        return leaf
     here = leaf.is_fully_replicated or leaf.is_fully_addressable
     return np.asarray(leaf if here else multihost_utils.process_allgather(leaf, tiled=True))
 
@@ -62,14 +100,21 @@ def apart(one: Any, other: Any) -> float:
     return max((of(np.asarray(a), np.asarray(b)) for a, b in pairs if a.size), default=0.0)
 
 
-def compare(file: str) -> float:
-    words = ["--optimizer.clip_norm", "1", "--training.steps_per_block", "5", "--mesh.data"]
-    return apart(*(block(configuration.load(file, [*words, n])) for n in ("1", "8")))
+def on_mesh(mesh: str) -> list[str]:
+    """The options of a mesh such as 2x4."""
+    data, _, model = mesh.partition("x")
+    return ["--mesh.data", data, "--mesh.model", model]
 
 
-def move(file: str, place: str) -> tuple[Any, list[int], float]:
+def compare(file: str, steps: str, *meshes: str) -> list[float]:
+    words = ["--optimizer.clip_norm", "1", "--training.steps_per_block", steps]
+    one, *many = (block(configuration.load(file, [*words, *on_mesh(mesh)])) for mesh in ("1x1", *meshes))
+    return [apart(one, other) for other in many]
+
+
+def move(file: str, place: str, first: str, second: str) -> tuple[Any, list[int], float]:
     words = ["--training.batch_size", "16", "--training.epochs", "2", "--data.device_memory", "0"]  # streamed
-    one, eight, two = (configuration.load(file, [*words, "--mesh.data", str(n)]) for n in (1, 8, 2))
+    one, before, after = (configuration.load(file, [*words, *on_mesh(mesh)]) for mesh in ("1x1", first, second))
     moved, stayed, stopped = Path(place) / "moved", Path(place) / "stayed", None
 
     def stop(epoch: int, metrics: dict[str, float]) -> bool:
@@ -77,16 +122,79 @@ def move(file: str, place: str) -> tuple[Any, list[int], float]:
         return False
 
     try:
-        train(eight, moved, report=stop)
+        train(before, moved, report=stop)
     except SystemExit as error:
         stopped = error.code
-    train(two, moved, resume=True)
+    train(after, moved, resume=True)
     train(one, stayed)
-    meshes = [mesh.size for n in (8, 2) if (mesh := parallel.make_mesh(n, 16)) is not None]
-    return stopped, meshes, apart(*(jax.tree.map(np.asarray, load(run).weights) for run in (stayed, moved)))
+    meshes = [int(np.prod([int(side) for side in mesh.split("x")])) for mesh in (first, second)]
+    return stopped, meshes, apart(*(jax.tree.map(np.asarray, load(run, whole=True).weights) for run in (stayed, moved)))
+
+
+def dealt() -> dict[str, bool]:
+    """Rows and ranks of dealt tables beside those of whole ones: small whole numbers, so that all of it is exact."""
+    same = dict[str, bool]()
+    for data, model in ((1, 8), (2, 4)):
+        mesh = parallel.mesh_over(jax.local_devices(), (data, model))
+        assert mesh is not None
+        same |= {f"{name}, {data} x {model}": found for name, found in (*same_rows(mesh), *same_ranks(mesh))}
+    return same
+
+
+def same_rows(mesh: Any) -> Iterator[tuple[str, bool]]:
+    """A step that reads rows of all devices evenly, or of one alone, which hands them out in rounds; and nothing."""
+    rows, width, m, random = 1003, 3, 96, np.random.default_rng(0)
+    table, on = random.integers(-9, 9, (rows, width)).astype(np.float32), parallel.Placement(mesh)
+    place, optimizer = NamedSharding(mesh, PartitionSpec(parallel.MODEL)), optax.sgd(1.0, momentum=0.5)
+    one_device = 8 * random.permutation(rows // 8)[:m]
+    for name, ids in (("even", random.permutation(rows)[:m]), ("one device", one_device), ("none", np.full(m, -1))):
+        read = jnp.asarray(np.append(ids[: m - 9], ids[:9]), jnp.int32)[None]  # some twice
+        slope = jnp.asarray(random.integers(-9, 9, (m, width)), jnp.float32)
+        found = []
+        for where in (parallel.Placement(), on):
+            array = jnp.asarray(table) if where.mesh is None else jax.device_put(dealt_array(table, on.shards), place)
+
+            def step(array: Any, slope: Any, where: parallel.Placement = where, read: Any = read) -> Any:
+                plan = jax.tree.map(operator.itemgetter(0), plan_block([read], rows, where))
+                taken, live = gather(array, plan, where), jnp.any(read >= 0)
+                state = optimizer.init(array)
+                return taken, update_rows(optimizer, live, array, state, plan, taken, slope, where)
+
+            taken, (new, state) = jax.jit(step)(array, slope)
+            kept = np.asarray(plan_block([read], rows).slot[0] == np.arange(m))  # what stands for an id
+            natural = [np.asarray(leaf) if where.mesh is None else gathered_array(np.asarray(leaf), rows, on.shards)
+                       for leaf in (new, *(leaf for leaf in jax.tree.leaves(state) if leaf.ndim))]  # fmt: skip
+            found.append([np.asarray(taken)[kept], *natural])
+        yield f"rows: {name}", all(map(np.array_equal, *found))
+
+
+def same_ranks(mesh: Any) -> Iterator[tuple[str, bool]]:
+    """Ranks and best items with many equal scores, among all items, live ones, and without some."""
+    n, rows, random = 12, 203, np.random.default_rng(1)
+    items, queries = (random.integers(-2, 3, (size, 4)).astype(np.float32) for size in (rows, n))
+    queries[3, 0] = np.nan
+    on, target = parallel.Placement(mesh), jnp.asarray(random.integers(0, rows, n), jnp.int32)
+    array = jax.device_put(dealt_array(items, on.shards), NamedSharding(mesh, PartitionSpec(parallel.MODEL)))
+    table = DealtRows(array, rows, mesh)
+    listed = random.integers(0, 9, rows).astype(np.int32)
+    live = Live(jnp.asarray(listed), jnp.asarray(listed + 4), jnp.asarray(random.integers(0, 12, n), jnp.int32))
+    without = jnp.asarray(random.integers(0, 2**32, (n, -(-rows // 32)), dtype=np.uint32))
+    for name, among in (("all", EVERYTHING), ("live", Candidates(live)), ("without", Candidates(without=without))):
+        one, many = (rank(jnp.asarray(queries), target, part, BlockSize(5, 64), 20, among) for part in (items, table))
+        count = np.isin(np.arange(n), [3], invert=True)  # of a query that is no number only the rank says something
+        allowed = 20 if name == "all" else 10
+        best, dealt_best = (np.asarray(found[1])[count, :allowed] for found in (one, many))
+        yield f"ranks: {name}", np.array_equal(one[0], many[0]) and np.array_equal(best, dealt_best)
+    banned = jnp.asarray(random.integers(0, rows + 1, (n, 30)), jnp.int32)
+    found = [top_items(jnp.asarray(queries), part, banned, 20, BlockSize(5, 64), 201) for part in (items, table)]
+    (one, scores), (many, dealt_scores) = (map(np.asarray, both) for both in found)
+    there = np.isfinite(scores)
+    yield "best items", np.array_equal(scores, dealt_scores) and np.array_equal(one[there], many[there])
+    ids = jnp.asarray([[0, -1], [rows - 1, 7]], jnp.int32)
+    yield "look-up", np.array_equal(look_up(table, ids), look_up(jnp.asarray(items), ids))
 
 
 if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", 8)
-    programs: dict[str, Callable[..., object]] = {"compare": compare, "move": move}
+    programs: dict[str, Callable[..., object]] = {"compare": compare, "move": move, "dealt": dealt}
     print(json.dumps(programs[sys.argv[1]](*sys.argv[2:])))

@@ -112,5 +112,5 @@ def tables_of(model: Model, arrays: dict[str, Any], step: Any, on: Placement = O
         for name, spec in model.tables.items()
         if not spec.dense and name in reads
     }
-    rows = {name: gather(array, plans[name].ids) if name in plans else array for name, array in arrays.items()}
+    rows = {name: gather(array, plans[name]) if name in plans else array for name, array in arrays.items()}
     return Tables(rows, reads, plans, on)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from jaxrec.data.retrieval import positive_bits
 from jaxrec.metrics.ranking import NAMES, ranking_metrics
+from jaxrec.ops.heads import Heads
 from jaxrec.ops.topk import CHUNK, BlockSize, Candidates, Live, block_size, rank, rank_scores, top_items
 from jaxrec.tasks.vectors import nearest
 
@@ -99,6 +101,50 @@ def test_ranks_without_what_a_query_has(size: BlockSize) -> None:
             assert ranks[row] == sum(not scores[row, i] < scores[row, target] for i in allowed)
             best = sorted((i for i in allowed if i != 5), key=lambda i: (-scores[row, i], i))[:6]
             assert top[row, : len(best)].tolist() == best
+
+
+HEADS = ("both", "rows", "texts")
+
+
+def make_heads(which: str) -> tuple[np.ndarray, Heads]:
+    """Vectors of small integers, and the same as a row for each of some items, and texts that items share."""
+    random = np.random.default_rng(8)
+    rows, texts, new = (random.integers(-2, 3, shape).astype(np.float32) for shape in ((ITEMS, 4), (9, 3), 4))
+    trained, text_of = random.random(ITEMS) < 0.6, random.integers(-1, 9, ITEMS).astype(np.int32)
+    parts = [np.where(trained[:, None], rows, new), np.where(text_of[:, None] < 0, 0, texts[text_of])]
+    own = slice(None, -1) if which == "rows" else slice(1, None) if which == "texts" else slice(None)
+    heads = Heads(jnp.asarray(rows), jnp.asarray(trained), jnp.asarray(new), jnp.asarray(texts), jnp.asarray(text_of))
+    heads = replace(heads, rows=None, new_row=None) if which == "texts" else heads
+    return np.concatenate(parts[own], axis=1), replace(heads, texts=None) if which == "rows" else heads
+
+
+@pytest.mark.parametrize("which", HEADS)
+def test_vectors_of_heads(which: str) -> None:
+    vectors, heads = make_heads(which)
+    queries = np.random.default_rng(1).integers(-2, 3, (QUERIES, heads.width)).astype(np.float32)
+    assert len(heads) == ITEMS and heads.width == vectors.shape[1]
+    np.testing.assert_array_equal(heads.whole(), vectors)
+    np.testing.assert_array_equal(heads.part(11, 5), vectors[11:16])
+    np.testing.assert_array_equal(heads.scores(jnp.asarray(queries)), queries @ vectors.T)
+    if which == "rows":
+        return
+    more = np.array([[5, 6, 7], [1, 0, -1]], np.float32)
+    longer, new = heads.extended(jnp.asarray(more), ITEMS + 4), np.zeros((4, heads.width), np.float32)
+    new[:, : heads.text_part.start], new[:2, heads.text_part] = 0 if which == "texts" else heads.new_row, more
+    expected = np.concatenate([vectors, new])
+    np.testing.assert_array_equal(longer.whole(), expected)
+    np.testing.assert_array_equal(longer.scores(jnp.asarray(queries)), queries @ expected.T)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("which", HEADS)
+def test_ranks_of_vectors_that_are_made_in_parts(which: str, size: BlockSize) -> None:
+    (vectors, heads), (_, targets, _) = make_heads(which), make(2)
+    queries = np.random.default_rng(3).integers(-2, 3, (QUERIES, heads.width)).astype(np.float32)
+    scores = queries @ vectors.T
+    found, top = rank(jnp.asarray(queries), jnp.asarray(targets), heads, size, 7)
+    np.testing.assert_array_equal(found, brute_force(scores, targets))
+    np.testing.assert_array_equal(top, np.argsort(-scores, axis=1, kind="stable")[:, :7])
 
 
 # ---- the best items --------------------------------------------------------------------------------------------------

@@ -186,7 +186,10 @@ class RecommendationConfig(Section):
 
 class MeshConfig(Section):
     data: Count | None = None
-    """Devices that share a step's lanes, targets or rows (null: all that this machine has)."""
+    """Devices that share a step's lanes, targets or rows (null: all that this machine has); with mesh.model groups of
+    so many devices."""
+    model: Count = 1
+    """Devices over which the rows of tables and of what the optimizer keeps of them are dealt."""
 
 
 class Config(Section):

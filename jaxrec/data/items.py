@@ -148,9 +148,10 @@ class Items:
         if self.spans is None:
             n = self.first + len(self)
             return np.full(n, -FAR, np.int32), np.full(n, FAR, np.int32)
-        added = self.attributes.slice(self._old)
-        listed, sold = (self.seconds(added[name].fill_null(end)) for name, end in zip(LIVE, (-LAST, LAST), strict=True))
-        return np.append(self.spans.listed, listed), np.append(self.spans.sold, sold)
+        times = ([_fitting(row.get(name), pa.int64()) for row in self._rows] for name in LIVE)
+        listed, sold = ([end if time is None else time for time in column]
+                        for column, end in zip(times, (-LAST, LAST), strict=True))  # fmt: skip
+        return np.append(self.spans.listed, self.seconds(listed)), np.append(self.spans.sold, self.seconds(sold))
 
     def live(self, time: int) -> np.ndarray:
         """bool[first + n]: the items that can be had at a time, ms since 1970."""
@@ -211,14 +212,24 @@ def read_spans(folder: Path, manifest: dict[str, Any]) -> Spans | None:
     return Spans(spans.seconds(listed), spans.seconds(sold), spans.origin)
 
 
-def read_attributes(folder: Path, manifest: dict[str, Any], columns: Sequence[str] | None = None) -> pa.Table:
-    """Columns of ``attributes.parquet``, all where none are named."""
-    return pq.read_table(checked(folder, "attributes.parquet", manifest), columns=columns and list(columns))
+def read_attributes(
+    folder: Path, manifest: dict[str, Any], columns: Sequence[str] | None = None, coded: bool = False
+) -> pa.Table:
+    """Columns of ``attributes.parquet``, all where none are named; ``coded``: each distinct text once, as a dictionary,
+    since a catalogue of millions repeats few."""
+    texts = [field.name for field in attribute_schema(folder, manifest) if pa.types.is_string(field.type)]
+    file = checked(folder, "attributes.parquet", manifest)
+    return pq.read_table(file, columns=columns and list(columns), read_dictionary=texts if coded else None)
+
+
+def attribute_schema(folder: Path, manifest: dict[str, Any]) -> pa.Schema:
+    """The names and types of the attributes."""
+    return pq.read_schema(checked(folder, "attributes.parquet", manifest))
 
 
 def attribute_names(folder: Path, manifest: dict[str, Any]) -> list[str]:
     """The names of the attributes."""
-    return list(pq.read_schema(checked(folder, "attributes.parquet", manifest)).names)
+    return list(attribute_schema(folder, manifest).names)
 
 
 @dataclass(frozen=True)

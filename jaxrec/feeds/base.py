@@ -64,18 +64,19 @@ class Shape:
 
 class Feed:
     """Blocks of a split, a pure function of seed, epoch and block, whose leaves lead with [steps, ...]; among them are
-    ``target`` and ``weight`` [steps, lanes], 0 for no target. ``split`` and an epoch's ``order``, of shapes
-    ``order_like``, are trees of NumPy arrays; ``cut`` is a module's function, so that feeds share what is compiled."""
+    ``target`` and ``weight`` [steps, lanes], 0 for no target. ``split``, given as a tree of NumPy arrays, lives on the
+    device alone where there is room. An epoch's ``order``, of shapes ``order_like``, is such a tree; ``cut`` is a
+    module's function, so that feeds share what is compiled."""
 
     def __init__(
         self, plan: Plan, shape: Shape, pairs: int, split: Any, order: Callable[[int], Any], order_like: Any, cut: Cut
     ) -> None:
-        self.shape, self.pairs, self.split, self.order, self.mesh = shape, pairs, split, order, plan.mesh
+        self.shape, self.pairs, self.order, self.mesh = shape, pairs, order, plan.mesh
         self._order_like, self._cut = order_like, cut
         # Of the split with an epoch's order, which live on the device where there is room.
         self.bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((split, order_like)))
         self.resident = self.bytes <= plan.device_bytes
-        self._device = replicate(split, plan.mesh) if self.resident else None
+        self.split = replicate(split, plan.mesh) if self.resident else split
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
         """The blocks of an epoch from block ``start`` on."""
@@ -84,7 +85,7 @@ class Feed:
         if self.resident:
             on_device = replicate(order, self.mesh)
             for first in first_steps:
-                yield deal(_cut_on_device(self._cut, self._device, on_device, first, steps), self.mesh, 1)
+                yield deal(_cut_on_device(self._cut, self.split, on_device, first, steps), self.mesh, 1)
         else:
             yield from ahead(self._streamed(partial(_steps, first, steps), order) for first in first_steps)
 

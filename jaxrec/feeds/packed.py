@@ -206,7 +206,7 @@ def _seconds(times: Any) -> np.ndarray:
 
 def target_positions(feed: Feed, epoch: int = 0) -> np.ndarray:
     """int64[steps of all blocks, P]: where in the split each target of a packed feed stands; -1 where there is none."""
-    (_, template), (begin, _) = feed.split, feed.order(epoch)
+    (begin, _), template = feed.order(epoch), jax.device_get(feed.split[1])
     return np.where(template.slot >= 0, _events(np, template, begin)[1], -1)
 
 

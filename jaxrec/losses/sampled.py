@@ -26,6 +26,7 @@ from jaxrec.config.sections import Config, LossConfig, Positive
 from jaxrec.losses.softmax import FullSoftmax
 from jaxrec.ops.alias import AliasTable, alias_table, draw
 from jaxrec.ops.parallel import ONE, Placement, by_hand
+from jaxrec.ops.rows import Table, rows_at
 from jaxrec.ops.tables import Read, Reads, RowPlan, Tables
 
 TINY = 1e-24  # inside the logarithm of bpr_max, as in the authors' code
@@ -233,7 +234,7 @@ class Popularity(NamedTuple):
     """What the training split says of items; None where the loss does not need it."""
 
     negatives: AliasTable | None
-    log_popularity: Array | None  # float32[V]
+    log_popularity: Table | None  # float32[V]
 
 
 class Negatives(NamedTuple):
@@ -269,8 +270,8 @@ class Sampled:
         if constants.log_popularity is None:
             return Negatives(on.whole(ids), None)
         # A target stands there in proportion to p, a drawn item to p ** alpha; raw counts, as in the authors' code.
-        of_targets = constants.log_popularity[target]
-        of_negatives = self._loss.sample_alpha * constants.log_popularity[ids]
+        of_targets = rows_at(constants.log_popularity, target)
+        of_negatives = self._loss.sample_alpha * rows_at(constants.log_popularity, ids)
         log_q = self._logq * jnp.concatenate([of_targets, of_negatives], axis=1)
         return Negatives(on.whole(ids), on.whole(log_q))
 
@@ -354,7 +355,7 @@ class Full:
     def total(
         self, tables: Tables, table: str, queries: Array, target: Array, weight: Array, drawn: Any, constants: Any
     ) -> Array:
-        return self._loss(queries, tables.whole(table), target, weight, constants, tables.on)
+        return self._loss(queries, tables.whole(table), target, weight, constants, tables.on, self._n_items)
 
 
 def ranking(loss: LossConfig, n_items: int) -> Sampled | Full:

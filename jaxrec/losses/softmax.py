@@ -1,7 +1,8 @@
 """Exact cross-entropy over the whole catalogue, in blocks whose memory is bounded. Its derivative is taken by hand in
 the forward pass, while a block of scores is at hand: with e = exp(s - max s) and z = sum e, d queries = (e E) w / z and
 d items = e' (q w / z); the target's part and that of label smoothing come on the side. Where few rows of scores fit,
-blocks of items take the place of blocks of rows, in two sweeps, for the normaliser and for the derivative."""
+blocks of items take the place of blocks of rows, in two sweeps, for the normaliser and for the derivative. Where items
+are dealt over devices each works on its own: the maxima and sums of scores and the targets' scores are exchanged."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from jax import Array
 from pydantic import Field
 
 from jaxrec.config.sections import Count, Fraction, LossConfig
-from jaxrec.ops.parallel import ONE, Placement, by_hand, in_blocks, joined
+from jaxrec.ops.parallel import MODEL, ONE, Placement, by_hand, in_blocks, joined
+from jaxrec.ops.rows import DealtRows, Table, look_up
 
 FEW_ROWS = 64  # queries in a block of rows, below which blocks of items are used
 FEW_ITEMS = 128  # items in a block of items, at least
@@ -32,6 +34,26 @@ class Softmax:
     memory: int = CACHED
     smoothing: float = 0.0
     on: Placement = ONE
+    count: int | None = (
+        None  # of items that are dealt (``ops.shards``), which are more with those of zeros; None: whole
+    )
+
+    def places(self, target: Array) -> Array:
+        """int32[P]: where among the items that are here the targets stand; -1 for none."""
+        if self.count is None:
+            return target
+        n = self.on.shards
+        return jnp.where(target % n == jax.lax.axis_index(MODEL), target // n, -1)
+
+    def are_items(self, rows: int) -> Array | None:
+        """bool[rows]: which of the items that are here there are; None where that is all."""
+        if self.count is None:
+            return None
+        return jnp.arange(rows) * self.on.shards + jax.lax.axis_index(MODEL) < self.count
+
+    def over_items(self, exchange: Callable[..., Array], value: Array) -> Array:
+        """``jax.lax.pmax`` or ``psum`` over the devices that share the items."""
+        return value if self.count is None else exchange(value, MODEL)
 
     @property
     def whole_mass(self) -> bool:
@@ -77,8 +99,16 @@ class Batch(NamedTuple):
 def _forward(how: Softmax, *arrays: Any) -> tuple[Array, tuple[Any, ...]]:
     batch = Batch(*arrays)
     rows, rest = (batch.queries, batch.target, batch.weight), (batch.items, batch.prior)
+    if how.count is not None:
+        total, d_items, d_queries = how.on.sum_by_rows_and_items(partial(_of_dealt_items, how), rows, rest)
+        return total, (d_queries, d_items, *(None,) * (len(arrays) - 2))
     (total, d_items), d_queries = how.on.sum_by_rows(partial(_with_derivatives, how), rows, rest)
     return total, (d_queries, d_items, *(None,) * (len(arrays) - 2))
+
+
+def _of_dealt_items(how: Softmax, rows: Any, rest: Any) -> tuple[Array, Array, Array]:
+    (total, d_items), d_queries = _with_derivatives(how, rows, rest)
+    return total, d_items, d_queries
 
 
 def _with_derivatives(
@@ -86,6 +116,9 @@ def _with_derivatives(
 ) -> tuple[tuple[Array, Array], Array]:
     """The loss and its derivative by the items, sums over rows; its derivative by the queries."""
     (queries, target, weight), (items, prior) = rows, rest
+    target, there = how.places(target), how.are_items(len(items))
+    if there is not None:  # what is behind the last item has no score
+        prior = jnp.where(there, 0.0 if prior is None else prior, -jnp.inf)
     batch = Batch(queries, items, target, weight, prior)
     size, columns = cut(len(queries), len(items), how.memory)
     if columns == len(items):
@@ -96,12 +129,14 @@ def _with_derivatives(
     # The scores' other part: the target's share, and the even share of smoothing.
     if not how.whole_mass:
         own = (1.0 - how.smoothing) * weight[:, None]
-        d_queries -= own * items[target]
-        d_items = d_items.at[target].add(-own * queries)
+        place = target if how.count is None else jnp.where(target < 0, len(items), target)
+        d_queries -= own * (items[target] if how.count is None else look_up(items, target))
+        d_items = d_items.at[place].add(-own * queries, mode=None if how.count is None else "drop")
     if how.smoothing:
-        even = how.smoothing * weight[:, None]
-        d_queries -= even * jnp.mean(items, axis=0)
-        d_items -= jnp.sum(even * queries, axis=0) / len(items)
+        even, count = how.smoothing * weight[:, None], how.count or len(items)
+        d_queries -= even * jnp.sum(items, axis=0) / count
+        share = jnp.sum(even * queries, axis=0) / count
+        d_items -= share if there is None else there[:, None] * share
     return (_total(how, batch, lse), d_items), d_queries
 
 
@@ -114,19 +149,26 @@ _cross_entropy = by_hand(_forward, _backward, (0,))
 
 def _total(how: Softmax, batch: Batch, lse: Array) -> Array:
     queries, items, target, weight, prior = batch
-    factors = how.on.rounded(queries, items[target])
-    own = jnp.sum(factors[0].astype(jnp.float32) * factors[1].astype(jnp.float32), axis=1)
-    even = queries @ jnp.mean(items, axis=0) if how.smoothing else jnp.zeros(())
+    factors = how.on.rounded(queries, items[target] if how.count is None else look_up(items, target))
+    wide = jnp.promote_types(factors[0].dtype, jnp.float32)
+    own = jnp.sum(factors[0].astype(wide) * factors[1].astype(wide), axis=1)
+    count = how.count or len(items)
+    even = queries @ (jnp.sum(items, axis=0) / count) if how.smoothing else jnp.zeros(())
     if prior is not None:
-        own, even = own + prior[target], even + jnp.mean(prior)
+        added = jnp.where(jnp.isfinite(prior), prior, 0.0) if how.count else prior
+        own, even = (
+            own + (added[target] if how.count is None else look_up(added, target)),
+            even + jnp.sum(added) / count,
+        )
+    own, even = how.over_items(jax.lax.psum, own), how.over_items(jax.lax.psum, even)
     return jnp.sum(weight * (lse - (1.0 - how.smoothing) * own - how.smoothing * even))
 
 
-def _normalise(scores: Array) -> tuple[Array, Array, Array]:
+def _normalise(how: Softmax, scores: Array) -> tuple[Array, Array, Array]:
     """exp(s - max), its sum and log-sum-exp, by row."""
-    top = jnp.max(scores, axis=1)
+    top = how.over_items(jax.lax.pmax, jnp.max(scores, axis=1))
     mass = jnp.exp(scores - top[:, None])
-    total = jnp.sum(mass, axis=1)
+    total = how.over_items(jax.lax.psum, jnp.sum(mass, axis=1))
     return mass, total, top + jnp.log(total)
 
 
@@ -135,7 +177,7 @@ def _rows_derivative(how: Softmax, size: int, batch: Batch) -> tuple[Array, Arra
     queries, items, target, weight, prior = batch
 
     def one(q: Array, w: Array, t: Array) -> tuple[Array, tuple[Array, Array]]:
-        mass, total, lse = _normalise(how.scores(q, items, prior))
+        mass, total, lse = _normalise(how, how.scores(q, items, prior))
         mass = how.less_target(mass, total, t, 0)
         share = (w / total)[:, None]
         return how.product(mass.T, q * share), (lse, share * how.product(mass, items))
@@ -180,7 +222,10 @@ def _sweep(how: Softmax, size: int, batch: Batch) -> Array:
 
     lowest = jnp.full(rows, jnp.finfo(jnp.float32).min)
     (top, total), _ = jax.lax.scan(one, (lowest, jnp.zeros(rows)), jnp.arange(-(-columns // size)))
-    return top + jnp.log(total)
+    highest = how.over_items(jax.lax.pmax, top)
+    if how.count is not None:
+        total = jax.lax.psum(total * jnp.exp(top - highest), MODEL)
+    return highest + jnp.log(total)
 
 
 def _items_derivative(how: Softmax, size: int, batch: Batch, lse: Array) -> tuple[Array, Array]:
@@ -193,7 +238,7 @@ def _items_derivative(how: Softmax, size: int, batch: Batch, lse: Array) -> tupl
         begin, vectors, added = _part(size, batch, i)
         share = jnp.exp(how.scores(queries, vectors, added) - lse[:, None])
         # Where blocks overlap, a target belongs to the first: the second must not subtract it again.
-        fresh = jnp.where(target >= i * size, target, -1)
+        fresh = jnp.where(target >= i * size, target, -1)  # nor a target that is not here
         share = how.less_target(share, jnp.ones_like(lse), fresh, begin)
         here = jax.lax.dynamic_slice_in_dim(d_items, begin, size) + how.product(share.T, weighted)
         d_items = jax.lax.dynamic_update_slice_in_dim(d_items, here, begin, 0)
@@ -214,14 +259,17 @@ class SoftmaxLoss(LossConfig):
     CPU, 1024 on an accelerator)."""
 
     def __call__(
-        self, queries: Array, items: Array, target: Array, weight: Array, prior: Array | None = None,
-        on: Placement = ONE,
+        self, queries: Array, items: Array, target: Array, weight: Array, prior: Table | None = None,
+        on: Placement = ONE, count: int | None = None,
     ) -> Array:  # fmt: skip
         """float32[]: the sum of the cross-entropies of ``softmax(queries items' + prior)``, times their float32[P]
         ``weight``, for float32[P, D] queries, float32[V, D] items, int32[P] targets in [0, V) and a float32[V] prior,
-        if any. Only queries and items have derivatives."""
+        if any. Only queries and items have derivatives. ``count`` is V where items may be dealt (``ops.shards``), and
+        the prior with them."""
         memory = self.memory or (CACHED if on.platform == "cpu" else RESIDENT)
-        how = Softmax(memory, self.label_smoothing, on)
+        dealt = count if count is not None and on.deals(count) else None
+        how = Softmax(memory, self.label_smoothing, on, dealt)
+        prior = prior.array if isinstance(prior, DealtRows) else prior
         total: Array = _cross_entropy(how, queries, items, target, weight, prior)
         return total
 

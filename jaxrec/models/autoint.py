@@ -24,7 +24,8 @@ from jaxrec.models.fields import RowConfig, Stack, byte_mask, with_unknown
 from jaxrec.models.packed import normal
 from jaxrec.ops.field_attention import attend, attention_weights, pad_rows, padded_rows, project
 from jaxrec.ops.parallel import ONE, Placement
-from jaxrec.ops.tables import Read, Reads, Tables, TableSpec, look_up
+from jaxrec.ops.rows import look_up
+from jaxrec.ops.tables import Read, Reads, Tables, TableSpec
 
 Weight = Annotated[float, Field(ge=0.0)]
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
+import jax
 from jax import Array
 
 from jaxrec.config import Config, find_model
@@ -31,6 +33,9 @@ class Model(Protocol):
 
     tables: dict[str, TableSpec]
     carries_lanes: bool = False  # whether the carry's leaves lead with lanes; otherwise all devices have the same
+    ranks_dealt: bool = (
+        False  # whether evaluating and serving take tables whose rows are dealt (``ops.rows.DealtRows``)
+    )
 
     def feed(self, split: Any, plan: Plan) -> Feed:
         """The blocks that the model reads a split in."""
@@ -53,6 +58,11 @@ class Model(Protocol):
     def constants(self, counts: Any) -> Any:
         """Device arrays made once a run from int64[V] ``counts`` of items or values, or ``Interactions``."""
 
+    def dealt(self, constants: Any, whole: Callable[[Any], Any], by_rows: Callable[[Any], Any]) -> Any:
+        """The constants with ``by_rows`` of arrays with a row for each item, which are dealt over devices as the rows
+        of tables are (``ops.rows.DealtRows``), and ``whole`` of the rest."""
+        return whole(constants)
+
     def steps(self, constants: Any, block: Any, keys: Array, on: Placement = ONE) -> Any:
         """What each step of a block works on (leaves [S, ...]), with one random key per step."""
 
@@ -71,11 +81,15 @@ class SessionModel(Model, Protocol):
     """A model that ranks what comes next in a session; its splits are ``Sessions``."""
 
     window: int | None  # a score depends on the last so many clicks; None: on all of the session
+    ranks_dealt: bool = True
     reads_times: bool = False  # whether ``last_query`` takes the clicks' times as well
     _ranking: Any  # what queries are ranked against, of losses.sampled
 
     def constants(self, counts: Any) -> Any:
         return self._ranking.constants(counts)
+
+    def dealt(self, constants: Any, whole: Callable[[Any], Any], by_rows: Callable[[Any], Any]) -> Any:
+        return jax.tree.map(by_rows, constants)
 
     def steps(self, constants: Any, block: Any, keys: Array, on: Placement = ONE) -> Step:
         return Step(block, self._ranking.draw(constants, block.target, keys, on))

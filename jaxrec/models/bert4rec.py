@@ -27,7 +27,8 @@ from jaxrec.models import packed
 from jaxrec.models.base import Loss
 from jaxrec.models.packed import Grid, SequenceModel, attend, by_distance, drop, normal, read_few
 from jaxrec.ops.parallel import ONE, Placement, pad
-from jaxrec.ops.tables import Tables, glorot_like, look_up
+from jaxrec.ops.rows import look_up
+from jaxrec.ops.tables import Tables, glorot_like
 
 Init = Callable[[Array, tuple[int, int]], Array]
 

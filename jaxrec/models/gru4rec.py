@@ -28,6 +28,7 @@ from jaxrec.ops.gru import (
     side_by_side,
 )
 from jaxrec.ops.parallel import ONE, Placement
+from jaxrec.ops.rows import of_rows, rows_at
 from jaxrec.ops.tables import Read, Reads, Tables, TableSpec, glorot_like
 
 Hidden = tuple[Array, ...]
@@ -142,7 +143,7 @@ class GRU4Rec(SessionModel):
 
         def step(hidden: Hidden, at: tuple[Array, Array]) -> tuple[Hidden, Array]:
             item, reset = at
-            vectors = source[item, : self._inputs]
+            vectors = rows_at(source, item, self._inputs)
             hidden = self._next(params, vectors, _reset(hidden, reset))
             return hidden, _with_one(hidden[-1])
 
@@ -153,7 +154,7 @@ class GRU4Rec(SessionModel):
         source, hidden = tables[self._source], self.carry(len(items))
 
         def step(at: Array, carry: tuple[Hidden, Array]) -> tuple[Hidden, Array]:
-            hidden = self._next(params, source[items[:, at], : self._inputs], carry[0])
+            hidden = self._next(params, rows_at(source, items[:, at], self._inputs), carry[0])
             return hidden, jnp.where((at == length - 1)[:, None], hidden[-1], carry[1])
 
         return _with_one(jax.lax.fori_loop(0, jnp.max(length), step, (hidden, hidden[-1]))[1])
@@ -166,11 +167,11 @@ class GRU4Rec(SessionModel):
         states: Any = self._layers.apply({"params": params}, vectors, hidden, key is not None, on, rngs=rngs)
         return states
 
-    def items(self, tables: dict[str, Array]) -> Array:
+    def items(self, tables: dict[str, Any]) -> Any:
         return tables["item"]
 
-    def vectors(self, tables: dict[str, Array]) -> Array:
-        return tables["item"][:, : self._width]
+    def vectors(self, tables: dict[str, Any]) -> Any:
+        return of_rows(tables["item"], lambda rows: rows[:, : self._width])
 
 
 def _regrouped(params: Any, units: tuple[int, ...], regroup: Callable[[Any, str], Any]) -> Any:

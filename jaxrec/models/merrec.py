@@ -10,6 +10,7 @@ heads:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -32,11 +33,14 @@ from jaxrec.models import base
 from jaxrec.models.base import Loss
 from jaxrec.models.packed import Grid, HalfLife, Windowed, drop, normal, read_few, unit
 from jaxrec.ops.gru import gru_params, gru_sequence
+from jaxrec.ops.heads import Heads
 from jaxrec.ops.parallel import ONE, Placement
-from jaxrec.ops.tables import Reads, RowPlan, Tables, TableSpec, glorot_like, look_up
+from jaxrec.ops.rows import Table, look_up, rows_at
+from jaxrec.ops.tables import Reads, RowPlan, Tables, TableSpec, glorot_like
 
 UNTRAINED = -1e30  # the item head's score of what it was not trained on; finite, so that sums stay numbers
 NAMES_AT_ONCE = 65_536  # projected in one call
+SIDE_BY_SIDE = 2**31  # bytes of the vectors of all items, beyond which there is no room for them beside the table
 CategoryWeight = Annotated[float, Field(ge=0.0, le=2.0)]
 
 
@@ -106,6 +110,9 @@ class Config(Windowed):
     def check(self, config: Experiment) -> None:
         if self.head == "items" and self.temperature is not None:
             raise ValueError("model.temperature: belongs to model.head text or both, found items; leave it out")
+        if config.mesh.model > 1 and config.loss.name == "softmax":
+            raise ValueError("mesh.model: deals the rows of tables, which merrec's softmax over the items of training "
+                             "reads whole; set it to 1, or loss.name to cross_entropy")  # fmt: skip
         if self.head != "both" and NamedData.of(config.data).unknown_rate:
             raise ValueError(f"data.unknown_rate: belongs to model.head both, found {self.head}; leave it out")
         if config.loss.category_weight and "c0" not in self.item_fields:
@@ -148,10 +155,10 @@ def project(kernel: Array, names: Array, on: Placement = ONE) -> Array:
 
 
 class Known(NamedTuple):
-    names: Array  # bfloat16[U, dim], of the distinct names
-    name_of: Array  # int32[V], the name of each item; -1 for none
-    codes: Array  # int32[V, F], rows of the table of fields
-    live: tuple[Array, Array] | None  # int32[V] twice, since and until when an item is live; None: the data do not say
+    names: Table  # bfloat16[U, dim], of the distinct names
+    name_of: Table  # int32[V], the name of each item; -1 for none
+    codes: Table  # int32[V, F], rows of the table of fields
+    live: tuple[Any, Any] | None  # int32[V] twice, since and until when an item is live; None: the data do not say
 
 
 class Constants(NamedTuple):
@@ -221,6 +228,9 @@ class MERRec(base.Model):
         live = None if spans is None else (jnp.asarray(spans.listed), jnp.asarray(spans.sold))
         return Known(names, jnp.asarray(catalogue.name_of), jnp.asarray(catalogue.codes + catalogue.first_codes), live)
 
+    def dealt(self, constants: Constants, whole: Callable[[Any], Any], by_rows: Callable[[Any], Any]) -> Constants:
+        return jax.tree.map(by_rows, constants)
+
     def steps(self, constants: Constants, block: PackedBlock, keys: Array, on: Placement = ONE) -> Step:
         return Step(block, self._ranking and self._ranking.draw(constants.sampling, block.target, keys, on))
 
@@ -238,7 +248,7 @@ class MERRec(base.Model):
         block, known, on = step.block, constants.known, tables.on
         drop_key, new_key = jax.random.split(key)
         queries = self._block_queries(params, tables, known, block, drop_key)
-        weight = block.weight if constants.weight is None else block.weight * constants.weight[block.target]
+        weight = block.weight if constants.weight is None else block.weight * rows_at(constants.weight, block.target)
         if self._ranking:
             total = jnp.sum(weight * self._sampled_losses(params, tables, queries, step, new_key, known))
         else:
@@ -261,7 +271,7 @@ class MERRec(base.Model):
         texts = None
         if self.has_text:
             inside = ids < len(known.name_of)
-            names = look_up(known.names, jnp.where(inside, known.name_of[jnp.where(inside, ids, 0)], -1))
+            names = look_up(known.names, jnp.where(inside, rows_at(known.name_of, jnp.where(inside, ids, 0)), -1))
             # Each device projects its share of the names, and they exchange what is a third as wide.
             texts = on.whole(on.dealt(project(params["match"], on.dealt(names), on)))
         scores = scores_of(queries, self._columns(params, rows, texts, key, len(block.target)), on)
@@ -272,7 +282,8 @@ class MERRec(base.Model):
         if self._loss.candidates == "live" and known.live is not None:
             (listed, sold), at = known.live, block.asked[:, None]
             inside = jnp.minimum(ids, len(listed) - 1)
-            others = jnp.where((listed[inside] <= at) & (at < sold[inside]), others, 0.0)
+            now = (rows_at(listed, inside) <= at) & (at < rows_at(sold, inside))
+            others = jnp.where(now, others, 0.0)
         losses = self._loss(scores, own, jnp.where(is_own, own_weight[:, None], others), own_weight)
         return jnp.where(live, losses, 0.0)
 
@@ -297,7 +308,8 @@ class MERRec(base.Model):
         self, params: Any, tables: Tables, known: Known, block: PackedBlock, key: Array | None = None
     ) -> Array:  # fmt: skip
         on, some, at = tables.on, block.input >= 0, jnp.maximum(block.input, 0)
-        name, codes = jnp.where(some, known.name_of[at], -1), jnp.where(some[..., None], known.codes[at], -1)
+        name = jnp.where(some, rows_at(known.name_of, at), -1)
+        codes = jnp.where(some[..., None], rows_at(known.codes, at), -1)
         names = on.dealt(look_up(known.names, name))
         grid = Grid(block.start, block.slot, on)
         return on.dealt(self._queries(params, tables, names, codes, block.event, grid, key))
@@ -340,15 +352,19 @@ class MERRec(base.Model):
             rows = jnp.where(trained[:, None], rows, self._new_row(weights["params"], rows.shape[1]))
         return self._columns(weights["params"], rows, texts)
 
-    def catalogue_vectors(self, weights: dict[str, Any], trained: np.ndarray) -> Array:
-        """float32[V, Q]: ``vectors`` of the whole catalogue."""
-        names, texts = self.catalogue.vectors, None
+    def catalogue_vectors(self, weights: dict[str, Any], trained: np.ndarray) -> Array | Heads:
+        """``vectors`` of the whole catalogue: float32[V, Q], or as they lie, where there are more than ``SIDE_BY_SIDE``
+        bytes of them: in the table, and of each name once."""
+        names, texts, new_row = self.catalogue.vectors, None, None
         if self.has_text:
             of_names = jax.jit(self.texts)
-            parts = [of_names(weights, jnp.asarray(np.asarray(names[start : start + NAMES_AT_ONCE])))
-                     for start in range(0, len(names), NAMES_AT_ONCE)]  # fmt: skip
-            texts = look_up(jnp.concatenate(parts), jnp.asarray(self.catalogue.name_of))
-        return jax.jit(self.vectors)(weights, weights["tables"].get("item"), jnp.asarray(trained), texts)
+            texts = jnp.concatenate([of_names(weights, jnp.asarray(np.asarray(names[start : start + NAMES_AT_ONCE])))
+                                     for start in range(0, len(names), NAMES_AT_ONCE)])  # fmt: skip
+            texts = texts if self._model.temperature is None else unit(texts)
+        if (rows := weights["tables"].get("item")) is not None:
+            new_row = self._new_row(weights["params"], rows.shape[1])
+        heads = Heads(rows, jnp.asarray(trained), new_row, texts, jnp.asarray(self.catalogue.name_of))
+        return heads if 4 * len(heads) * heads.width > SIDE_BY_SIDE else jax.jit(Heads.whole)(heads)
 
 
 Model = MERRec

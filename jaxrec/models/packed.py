@@ -24,7 +24,8 @@ from jaxrec.losses.sampled import CrossEntropy, SampledLoss, Step, ranking
 from jaxrec.losses.softmax import FullSoftmax, SoftmaxLoss
 from jaxrec.models.base import Dropping, Loss, SessionModel
 from jaxrec.ops.parallel import ONE, Placement, by_hand
-from jaxrec.ops.tables import Read, Reads, Tables, TableSpec, add_rows, look_up
+from jaxrec.ops.rows import add_rows, look_up, of_rows
+from jaxrec.ops.tables import Read, Reads, Tables, TableSpec
 
 
 class HalfLife(Section):
@@ -217,8 +218,8 @@ class SequenceModel(SessionModel):
     def vectors(self, tables: dict[str, Array]) -> Array:
         return tables["item"]
 
-    def _unit(self, table: Array) -> Array:
-        return table if self._temperature is None else unit(table)
+    def _unit(self, table: Any) -> Any:
+        return table if self._temperature is None else of_rows(table, unit)
 
     def _queries(self, params: Any, vectors: Array, grid: Grid, key: Array | None = None) -> Array:
         """float32[P, D], with dropout where there is a key for it."""

@@ -26,7 +26,8 @@ from jaxrec.models.packed import normal
 from jaxrec.ops.alias import AliasTable, alias_table, draw
 from jaxrec.ops.batch_norm import batch_norm
 from jaxrec.ops.parallel import ONE, Placement
-from jaxrec.ops.tables import Read, Reads, Tables, TableSpec, look_up
+from jaxrec.ops.rows import look_up
+from jaxrec.ops.tables import Read, Reads, Tables, TableSpec
 from jaxrec.ops.topk import BlockSize, block_size, top_items
 
 MOMENTUM = 0.9  # of the running statistics
@@ -54,6 +55,9 @@ class Config(RowConfig):
     def check(self, config: Experiment) -> None:
         if Contrastive.of(config.loss).hard_negatives and (needs := self.dense(config)):
             raise ValueError(f"loss.hard_negatives: needs {needs}; set it to 0")
+        if Contrastive.of(config.loss).hard_negatives and config.mesh.model > 1:
+            raise ValueError(f"loss.hard_negatives: looks nearest items up in whole tables, and mesh.model "
+                             f"{config.mesh.model} deals their rows; set one to 0, or the other to 1")  # fmt: skip
 
 
 class Norm(nn.Module):

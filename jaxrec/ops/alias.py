@@ -9,12 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxrec.ops.rows import Table, rows_at
+
 
 class AliasTable(NamedTuple):
     """Column i holds i with probability ``keep[i]`` and ``other[i]`` otherwise; columns are equally likely."""
 
-    keep: Array  # float32[V]
-    other: Array  # int32[V]
+    keep: Table  # float32[V]
+    other: Table  # int32[V]
 
 
 def alias_table(counts: np.ndarray, alpha: float) -> AliasTable:
@@ -43,10 +45,9 @@ def alias_table(counts: np.ndarray, alpha: float) -> AliasTable:
 def draw(table: AliasTable, keys: Array, n: int) -> Array:
     """int32[S, n] items, with replacement. One key per step, so the result does not depend on how steps are blocked."""
 
-    def one(key: Array) -> Array:
+    def one(key: Array) -> tuple[Array, Array]:
         column_key, coin_key = jax.random.split(key)
-        column = jax.random.randint(column_key, (n,), 0, table.keep.shape[0])
-        coin = jax.random.uniform(coin_key, (n,))
-        return jnp.where(coin < table.keep[column], column, table.other[column])
+        return jax.random.randint(column_key, (n,), 0, len(table.keep)), jax.random.uniform(coin_key, (n,))
 
-    return jax.vmap(one)(keys)
+    column, coin = jax.vmap(one)(keys)
+    return jnp.where(coin < rows_at(table.keep, column), column, rows_at(table.other, column))

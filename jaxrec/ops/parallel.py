@@ -1,38 +1,62 @@
-"""Where a program's arrays lie and what its products multiply: lanes, rows and scored positions are dealt over the one
-axis of a mesh; all else, random numbers too, is the same on every device."""
+"""Where a program's arrays lie and what its products multiply: lanes, rows and scored positions are dealt over all
+devices of a mesh, rows of tables over its axis ``model`` where it has one (``ops.shards``); all else, random numbers
+too, is the same on every device."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxrec.errors import UserError
 from jaxrec.ops import hosts
 
-AXIS = "data"
+DATA, MODEL = "data", "model"
+"""Axes of a mesh. Steps are dealt over both; rows of tables over the second, where there is one."""
 
 
-def make_mesh(devices: int | None, batch: int) -> Mesh | None:
-    """A mesh over the first ``devices`` devices (None: all), those of all processes, which share a ``batch``; None
+def make_mesh(data: int | None, batch: int, model: int = 1) -> Mesh | None:
+    """A mesh over the first ``data * model`` devices (None: all), those of all processes, which share a ``batch``; None
     where that is one."""
     every = jax.devices()
-    n = len(every) if devices is None else devices
-    if n > len(every):
-        raise UserError(f"mesh.data: found {n}; of devices ({every[0].platform}) there are {len(every)}; give at most "
-                        "that, or leave it out for all")  # fmt: skip
-    if n < len(every) and hosts.several():
-        raise UserError(f"mesh.data: found {n}; {jax.process_count()} processes train on all of their {len(every)} "
-                        "devices; leave it out")  # fmt: skip
+    shape = mesh_shape(len(every), data, batch, model, f"of devices ({every[0].platform}) there are {len(every)}")
+    if (n := shape[0] * shape[1]) < len(every) and hosts.several():
+        raise UserError(f"mesh.data: {n} devices would train; {jax.process_count()} processes train on all of their "
+                        f"{len(every)}; leave it out")  # fmt: skip
+    return mesh_over(every, shape)
+
+
+def mesh_shape(devices: int, data: int | None, batch: int, model: int, there: str) -> tuple[int, int]:
+    """Sides of a mesh, ``data`` and ``model``, over so many devices, which ``there`` says, or why there is none."""
+    if data is None and devices % model:
+        raise UserError(f"mesh.model: found {model}; {there}; give a divisor of that, or mesh.data as well")
+    data = devices // model if data is None else data
+    n = data * model
+    if n > devices:
+        name, number = ("mesh.data", str(n)) if model == 1 else ("mesh.data x mesh.model", f"{data} x {model}")
+        raise UserError(f"{name}: found {number}; {there}; give at most that, or leave mesh.data out for all")
     if batch % n:
-        raise UserError(f"training.batch_size: {batch} cannot be shared evenly by {n} devices (mesh.data); the next "
+        name = "mesh.data" if model == 1 else "mesh.data x mesh.model"
+        raise UserError(f"training.batch_size: {batch} cannot be shared evenly by {n} devices ({name}); the next "
                         f"that can is {-(-batch // n) * n}")  # fmt: skip
-    return None if n == 1 else jax.make_mesh((n,), (AXIS,), axis_types=(AxisType.Auto,), devices=every[:n])
+    return data, model
+
+
+def mesh_over(devices: Sequence[Any], shape: tuple[int, int]) -> Mesh | None:
+    """The mesh of a shape over the first of some devices."""
+    data, model = shape
+    if data * model == 1:
+        return None
+    grid, axes = np.array(devices[: data * model]), (DATA, MODEL)
+    if model > 1:
+        return Mesh(grid.reshape(shape), axes, axis_types=(AxisType.Auto,) * 2)
+    return Mesh(grid, axes[:1], axis_types=(AxisType.Auto,))
 
 
 def replicate(tree: Any, mesh: Mesh | None) -> Any:
@@ -76,7 +100,16 @@ def pad(size: int, mesh: Mesh | None) -> int:
 
 
 def _dealt(mesh: Mesh, axis: int) -> NamedSharding:
-    return NamedSharding(mesh, PartitionSpec(*(None,) * axis, AXIS))
+    return NamedSharding(mesh, PartitionSpec(*(None,) * axis, mesh.axis_names))
+
+
+def _rows(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec(MODEL))
+
+
+def place_of_rows(rows: int, mesh: Mesh | None) -> NamedSharding | None:
+    """Where a table of so many rows lies, if it is dealt over devices."""
+    return _rows(mesh) if mesh is not None and Placement(mesh).deals(rows) else None
 
 
 def in_blocks(tree: Any, rows: int) -> Any:
@@ -110,6 +143,28 @@ class Placement:
     low: bool = False  # matrix products multiply bfloat16, forward and backward, with sums in float32
     platform: str = "cpu"  # what runs the program, of ``platform_of``: it decides where platforms want other forms
 
+    @property
+    def shards(self) -> int:
+        """Over how many devices the rows of a table are dealt."""
+        return 1 if self.mesh is None else self.mesh.shape.get(MODEL, 1)
+
+    def deals(self, rows: int) -> bool:
+        """Whether a table of so many rows is dealt; a smaller one than there are devices lies whole on each."""
+        return 1 < self.shards <= rows
+
+    @property
+    def sorts(self) -> bool:
+        """Whether rows that a step reads twice are found by sorting, for all steps of a block at once, and not by marks
+        of the length of a table, which a CPU is faster with."""
+        return self.platform != "cpu" or self.shards > 1
+
+    def by_rows(self, tree: Any) -> Any:
+        """The same tables, as they are dealt."""
+        return jax.tree.map(lambda leaf: self._constrained(leaf) if self.deals(len(leaf)) else self.whole(leaf), tree)
+
+    def _constrained(self, leaf: Array) -> Array:
+        return leaf if self.mesh is None else jax.lax.with_sharding_constraint(leaf, _rows(self.mesh))
+
     def whole(self, tree: Any) -> Any:
         """The same arrays, complete on every device."""
         if self.mesh is None:
@@ -135,13 +190,31 @@ class Placement:
 
         def on_each(rows: Any, rest: Any) -> tuple[Any, Any]:
             sums, found = function(rows, rest)
-            return jax.lax.psum(sums, AXIS), found
+            return jax.lax.psum(sums, axes), found
 
-        mine, every = PartitionSpec(AXIS), PartitionSpec()
+        axes = self.mesh.axis_names
+        mine, every = PartitionSpec(axes), PartitionSpec()
         # What varies from device to device is not checked: the begin of a scan does not, its end does.
         return jax.shard_map(
             on_each, mesh=self.mesh, in_specs=(mine, every), out_specs=(every, mine), check_vma=False
         )(rows, rest)  # fmt: skip
+
+    def sum_by_rows_and_items(
+        self, function: Callable[..., tuple[Any, Any, Any]], rows: Any, items: Any
+    ) -> tuple[Any, Any, Any]:
+        """``function(rows, items) -> (sums, of items, of rows)`` where items are dealt (``ops.shards``): each device
+        works through the rows of its group and the items it has. Sums and what is of items are of the group's rows,
+        what is of rows of the device's items, and is added up."""
+
+        def on_each(rows: Any, items: Any) -> tuple[Any, Any, Any]:
+            sums, of_items, of_rows = function(rows, items)
+            return *jax.lax.psum((sums, of_items), DATA), jax.lax.psum(of_rows, MODEL)
+
+        mine, here, every = PartitionSpec(DATA), PartitionSpec(MODEL), PartitionSpec()
+        assert self.mesh is not None
+        return jax.shard_map(
+            on_each, mesh=self.mesh, in_specs=(mine, here), out_specs=(every, here, mine), check_vma=False
+        )(rows, items)  # fmt: skip
 
     def product(self, left: Array, right: Array) -> Array:
         """float32[..., M, N] from float32[..., M, K] and float32[K, N], or float32[..., K, N] of the same axes."""

@@ -2,7 +2,7 @@
 with their optimizer state, given to the model as vectors, updated and scattered back into donated buffers, at a cost
 that does not depend on the catalogue. Duplicates are merged without sorting: every position writes its mark into an
 int32[V] array at its id, the highest wins, and reading back tells each position who stands for it. Marks grow from step
-to step, so that the array is never cleared within a block."""
+to step, so that the array is never cleared within a block. Rows may be dealt over devices (``ops.shards``)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxrec.ops.parallel import ONE, Placement, by_hand
-
-CELLS = 2**22  # of the one-hot matrix of rows and places, up to which a derivative is a product and not a scatter
-SUMMED = 2**24  # numbers, up to which a GPU adds them under a mask: one kernel, where a product is two
+from jaxrec.ops import shards
+from jaxrec.ops.parallel import ONE, Placement
+from jaxrec.ops.rows import Table, take_rows
 
 
 class TableSpec(NamedTuple):
@@ -49,6 +48,7 @@ class RowPlan(NamedTuple):
     # the position itself, and on accelerators -1.
     slot: Array
     columns: Array | None = None  # bool, broadcastable to [M, width]: which columns a position reads; None: all
+    shares: shards.Shares | None = None  # which devices have the rows of a dealt table
 
 
 class Tables:
@@ -56,19 +56,24 @@ class Tables:
     float32[M, width], of tables whose rows are read and updated alone."""
 
     def __init__(
-        self, arrays: dict[str, Array], reads: dict[str, Reads] | None = None, plans: dict[str, RowPlan] | None = None,
+        self, arrays: dict[str, Any], reads: dict[str, Reads] | None = None, plans: dict[str, RowPlan] | None = None,
         on: Placement = ONE,
     ) -> None:  # fmt: skip
         self._arrays, self._reads, self._plans, self.on = arrays, reads or {}, plans or {}, on
 
-    def whole(self, table: str) -> Array:
-        """float32[V, width]: a dense table."""
+    def whole(self, table: str) -> Any:
+        """float32[V, width]: a dense table, or as ``ops.shards`` deals it."""
         assert table not in self._plans
         return self._arrays[table]
 
     def rows(self, table: str, ids: Array) -> Array:
         """float32[..., width]: the rows of a dense table at int32[...], zeros for -1; each device has its share."""
-        return self.on.taken(take_rows(self.whole(table), self.on.whole(ids), self.on))
+        return self.on.taken(self._look_up(table, self.on.whole(ids)))
+
+    def _look_up(self, table: str, ids: Array) -> Array:
+        array: Table = self.whole(table)
+        rows: Array = (shards.look_up_dealt if self.on.deals(len(array)) else take_rows)(array, ids, self.on)
+        return rows
 
     def vectors(self, table: str, name: str) -> Array:
         """float32[..., width]: the rows of a read, zeros for none; each device has its share."""
@@ -78,7 +83,7 @@ class Tables:
             return self.rows(table, read.ids)
         start = sum(reads[before].ids.size for before in names[: names.index(name)])
         slot = self._plans[table].slot[start : start + read.ids.size]
-        if self.on.platform == "cpu":
+        if not self.on.sorts:
             rows = array[slot] if read.width is None else array[slot, : read.width]
         else:  # whole rows, which a TPU gathers at once
             rows = take_rows(array, slot, self.on)[:, : read.width]
@@ -91,7 +96,7 @@ class Tables:
         size = sum(reads[name].ids.size for name in names)
         if table not in self._plans:
             ids = jnp.concatenate([reads[name].ids.reshape(-1) for name in names])
-            return look_up(self._arrays[table], ids), jnp.arange(size)
+            return self._look_up(table, ids), jnp.arange(size)
         assert tuple(reads)[: len(names)] == names
         return self._arrays[table][:size], self._plans[table].slot[:size]
 
@@ -128,8 +133,9 @@ def plan_block(reads: Sequence[Array], rows: int, on: Placement = ONE) -> RowPla
     first = jnp.pad(ordered[:, 1:] != ordered[:, :-1], ((0, 0), (1, 0)), constant_values=True)
     begin = jax.lax.cummax(jnp.where(first, position, 0), axis=1)  # where the run of each id begins
     _, slot = jax.lax.sort((order, jnp.take_along_axis(order, begin, axis=1)), dimension=1, num_keys=1)
-    plan = RowPlan(jnp.where(slot == position, key, rows + position), jnp.where(key < rows, slot, -1))
-    return on.whole(plan)
+    ids = jnp.where(slot == position, key, rows + position)
+    own = shards.shares_of(ids, rows, on.shards) if on.deals(rows) else None
+    return on.whole(RowPlan(ids, jnp.where(key < rows, slot, -1), None, own))
 
 
 def read_columns(reads: Reads, width: int) -> Array | None:
@@ -142,50 +148,14 @@ def read_columns(reads: Reads, width: int) -> Array | None:
     return (jnp.arange(m)[:, None] < of_all) | (jnp.arange(width) < least)
 
 
-def gather(table: Array, ids: Array, on: Placement = ONE) -> Array:
+def gather(table: Array, plan: RowPlan, on: Placement = ONE) -> Array:
     """float32[M, width]: the rows of ``RowPlan.ids``; for those beyond the table zeros, and on accelerators, where the
     mask would be a kernel of its own, the last row: nothing reads it, and nothing is written there."""
+    if plan.shares is not None:
+        return shards.gather_rows(table, plan.ids, plan.shares, on)
     if on.platform != "cpu":
-        return table.at[ids].get(mode="clip")
-    return table.at[ids].get(mode="fill", fill_value=0.0, unique_indices=True)
-
-
-def _take_forward(array: Array, index: Array, on: Placement) -> tuple[Array, tuple[Array, int]]:
-    """float32[..., width]: the rows of float32[n, width] at int32[...], zeros for -1. The derivative adds up the rows
-    of equal places; on accelerators, where that is not too large, as a product with a one-hot matrix: a scatter would
-    add floats in no fixed order on GPUs, and row by row on TPUs."""
-    return look_up(array, index), (index, len(array))
-
-
-def _take_backward(on: Placement, saved: tuple[Array, int], slope: Array) -> tuple[Array, None]:
-    index, rows = saved
-    return add_rows(index.reshape(-1), slope.reshape(-1, slope.shape[-1]), rows, on), None
-
-
-def add_rows(index: Array, values: Array, rows: int, on: Placement) -> Array:
-    """float32[rows, width]: the sums of float32[n, width] values of equal places, int32[n], -1 for none; in a fixed
-    order on accelerators unless there is too much of it."""
-    cells = rows * len(index)
-    if cells > CELLS:
-        return jnp.zeros((rows, values.shape[1])).at[jnp.where(index < 0, rows, index)].add(values, mode="drop")
-    here = jnp.arange(rows)[:, None] == index
-    if on.platform == "gpu" and cells * values.shape[1] <= SUMMED:
-        return jnp.sum(jnp.where(here[:, :, None], values, 0.0), axis=1)
-    return jnp.matmul(here.astype(values.dtype), values, precision=jax.lax.Precision.HIGHEST)
-
-
-_take: Any = by_hand(_take_forward, _take_backward, (2,))
-
-
-def take_rows(array: Array, index: Array, on: Placement) -> Array:
-    """See ``_take_forward``; on a CPU the derivative is a scatter."""
-    rows: Array = look_up(array, index) if on.platform == "cpu" else _take(array, index, on)
-    return rows
-
-
-def look_up(table: Array, ids: Array) -> Array:
-    """float32[..., width] from a dense table and int32[...]; zeros for -1."""
-    return table.at[jnp.where(ids < 0, len(table), ids)].get(mode="fill", fill_value=0.0)
+        return table.at[plan.ids].get(mode="clip")
+    return table.at[plan.ids].get(mode="fill", fill_value=0.0, unique_indices=True)
 
 
 def update_rows(
@@ -196,7 +166,17 @@ def update_rows(
     float32[M, width], with a gradient summed over duplicates. Where ``live`` is false the plan must be empty, and what
     is not by row (a step count) stays as well. ``pace``, float32[M, 1], multiplies the change of each row (None: 1)."""
     by_row = optax.tree.map_params(optimizer, lambda leaf: True, state, transform_non_params=lambda leaf: False)
-    old_state = jax.tree.map(lambda is_row, leaf: gather(leaf, plan.ids, on) if is_row else leaf, by_row, state)
+    if plan.shares is not None:
+        alone = Placement(low=on.low, platform=on.platform)
+
+        def update(table: Array, state: Any, ids: Array, at: Array, rest: Any) -> tuple[Array, Any]:
+            live, columns, rows, gradient, pace = rest
+            columns, rows, gradient, pace = jax.tree.map(lambda leaf: leaf[at], (columns, rows, gradient, pace))
+            return update_rows(optimizer, live, table, state, RowPlan(ids, at, columns), rows, gradient, alone, pace)
+
+        rest = live, plan.columns, rows, gradient, pace
+        return shards.update_each(update, by_row, table, state, plan.ids, plan.shares, rest, on)
+    old_state = jax.tree.map(lambda is_row, leaf: gather(leaf, plan, on) if is_row else leaf, by_row, state)
     change, new_state = optimizer.update(gradient, old_state, rows)
     change = change if pace is None else pace * change
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import PartitionSpec
 
-from jaxrec.ops.parallel import in_blocks, joined
+from jaxrec.ops import hosts
+from jaxrec.ops.parallel import DATA, MODEL, in_blocks, joined
+from jaxrec.ops.rows import DealtRows, Table
 
 CHUNK = 128  # items per chunk of the two-stage top-k
 # Queries whose scores stay in a CPU's cache. The system takes the pages of arrays over 32 MB back after every call, and
@@ -41,40 +44,62 @@ class Candidates(NamedTuple):
 EVERYTHING = Candidates()
 
 
-def block_size(n_items: int, memory: int) -> BlockSize:
-    """The largest useful block of float32 scores within ``memory`` MiB: all items if at least 64 queries fit."""
+class InParts(Protocol):
+    """The vectors of a catalogue, made a part at a time, where they would take too much memory all at once. A pytree,
+    such as ``heads.Heads``."""
+
+    def __len__(self) -> int: ...
+
+    def part(self, start: Array | int, size: int) -> Array:
+        """float32[size, D]: the vectors of the items from ``start`` on."""
+        ...
+
+
+Items = Table | InParts
+"""The vectors of a catalogue, wherever they lie."""
+
+
+def block_size(n_items: int, memory: int, least: int = 64) -> BlockSize:
+    """The largest useful block of float32 scores within ``memory`` MiB: all items if at least ``least`` queries fit."""
     cells = memory * 2**20 // 4
-    if cells >= 64 * n_items:
+    if cells >= least * n_items:
         return BlockSize(int(min(512, cells // n_items)), n_items)
-    parts = -(-n_items // max(CHUNK, cells // 64))
-    return BlockSize(64, -(-n_items // parts))
+    parts = -(-n_items // max(CHUNK, cells // least))
+    return BlockSize(least, -(-n_items // parts))
 
 
 @partial(jax.jit, static_argnames=("size", "k"))
 def rank(
-    queries: Array, targets: Array, items: Array, size: BlockSize, k: int = 0, among: Candidates = EVERYTHING
+    queries: Array, targets: Array, items: Items, size: BlockSize, k: int = 0, among: Candidates = EVERYTHING
 ) -> tuple[Array, Array]:
     """The rank of each query's target among the candidates by inner product, float32[Q] from 1 to V, last among equals,
     and the k best candidates, int32[Q, k], with excluded items behind them where they are fewer; from float32[Q, D]
     queries, int32[Q] targets and float32[V, D] items, whose scores are never held whole. A score that is not a number
-    counts as better than the target."""
+    counts as better than the target. Of items that are dealt over devices each ranks its own."""
+    if isinstance(items, DealtRows):
+        return _rank_dealt(queries, targets, items, size, k, among)
     n_items, width = len(items), min(size.items, len(items))
     span, asked = _asked(targets, among)
-    parts = in_blocks((items, span), width)
-    starts = jnp.arange(len(parts[0]), dtype=jnp.int32) * width
+    # The last part is as long as the others and begins before its first new item: padding would copy the catalogue.
+    first_new = jnp.arange(-(-n_items // width), dtype=jnp.int32) * width
+    starts = jnp.minimum(first_new, n_items - width)
 
     def one(query: Array, asked: Any) -> tuple[Array, Array]:
-        def score(start: Array | int, part: Any) -> Array:
-            return _only(_scores(query, part[0]), start + jnp.arange(width), asked, part[1])
+        def score(start: Array | int) -> Array:
+            def of(array: Array) -> Array:
+                return jax.lax.dynamic_slice_in_dim(array, start, width)
+
+            vectors = of(items) if isinstance(items, Array) else items.part(start, width)
+            return _only(_scores(query, vectors), start + jnp.arange(width), asked, jax.tree.map(of, span))
 
         if len(starts) == 1:
-            return _ranked(score(0, jax.tree.map(lambda leaf: leaf[0], parts)), asked[0], k)
-        ranks = _rank_parts(score, starts, parts, asked[0], n_items)
+            return _ranked(score(0), asked[0], k)
+        ranks = _rank(n_items, _worse(score, starts, first_new, width, asked[0]))
 
-        def real(start: Array, part: Any) -> Array:
-            return jnp.where(start + jnp.arange(width) < n_items, score(start, part), -jnp.inf)
+        def new(start: Array, first: Array) -> Array:
+            return jnp.where(start + jnp.arange(width) < first, -jnp.inf, score(start))
 
-        return ranks, _best_of_parts(real, starts, parts, k, len(query), n_items)[0]
+        return ranks, _best_of_parts(new, starts, first_new, k, len(query), n_items)[0]
 
     return _by_blocks(one, size, queries, asked)
 
@@ -96,11 +121,13 @@ def top_scores(scores: Array, banned: Array, k: int) -> tuple[Array, Array]:
 
 @partial(jax.jit, static_argnames=("k", "size"))
 def top_items(
-    queries: Array, items: Array, banned: Array, k: int, size: BlockSize, count: Array | int | None = None
+    queries: Array, items: Table, banned: Array, k: int, size: BlockSize, count: Array | int | None = None
 ) -> tuple[Array, Array]:
     """The k items with the highest inner products, the lower index first among equals: int32[Q, k], and float32[Q, k]
     scores (-inf where fewer are allowed, or no number); from float32[Q, D] queries and float32[V, D] items, without the
     ``banned`` ones, int32[Q, N] (V for none), and padding, which are the items from ``count`` on."""
+    if isinstance(items, DealtRows):
+        return _best_dealt(queries, items, banned, k, size, len(items) if count is None else count)
     n_items, width = len(items), min(size.items, len(items))
     parts, count = in_blocks(items, width), n_items if count is None else count
     starts = jnp.arange(len(parts), dtype=jnp.int32) * width
@@ -138,6 +165,89 @@ def best_items(queries: Array, items: Array, banned: Array, k: int, count: Array
     return _by_blocks(one, BlockSize(ROWS, len(items)), queries, banned)
 
 
+def _rank_dealt(
+    queries: Array, targets: Array, items: DealtRows, size: BlockSize, k: int, among: Candidates
+) -> tuple[Array, Array]:
+    n, span, asked = items.shards, *_asked(targets, among)
+
+    def on_each(array: Array, span: Any, query: Array, asked: Any) -> tuple[Array, Array]:
+        device, (first_new, starts, width) = jax.lax.axis_index(MODEL), _parts_of(array, size)
+
+        def one(query: Array, asked: Any) -> tuple[Array, Array]:
+            def score(start: Array, beyond: float = jnp.inf) -> Array:
+                ids = device + n * (start + jnp.arange(width))
+                times = jax.tree.map(lambda leaf: leaf.at[ids].get(mode="clip"), span)
+                scores = _only(_scores(query, _slice(array, start, width)), ids, asked, times)
+                return jnp.where(ids < len(items), scores, beyond)  # rows of zeros are worse than nothing
+
+            def new(start: Array, first: Array) -> Array:
+                return jnp.where(start + jnp.arange(width) < first, -jnp.inf, score(start, -jnp.inf))
+
+            place = jnp.where(asked[0] % n == device, asked[0] // n, -1)
+            ranks = _rank(len(items), _worse(score, starts, first_new, width, place, MODEL))
+            return ranks, _merged(*_best_of_parts(new, starts, first_new, k, len(query), len(array)), n)[0]
+
+        return _by_blocks(one, size, query, asked)
+
+    return _on_groups(on_each, items, len(queries))(items.array, span, queries, asked)
+
+
+def _best_dealt(
+    queries: Array, items: DealtRows, banned: Array, k: int, size: BlockSize, count: Array | int
+) -> tuple[Array, Array]:
+    n = items.shards
+
+    def on_each(array: Array, count: Any, query: Array, ban: Array) -> tuple[Array, Array]:
+        device, (first_new, starts, width) = jax.lax.axis_index(MODEL), _parts_of(array, size)
+
+        def one(query: Array, ban: Array) -> tuple[Array, Array]:
+            mine = jnp.where((ban % n == device) & (ban < len(items)), ban // n, -1)
+
+            def score(start: Array, first: Array) -> Array:
+                place = start + jnp.arange(width)
+                allowed = (place >= first) & (device + n * place < count)
+                scores = jnp.where(allowed, _scores(query, _slice(array, start, width)), -jnp.inf)
+                row = jnp.arange(len(query))[:, None]
+                return scores.at[row, jnp.where(mine >= start, mine - start, width)].set(-jnp.inf, mode="drop")
+
+            return _merged(*_best_of_parts(score, starts, first_new, k, len(query), len(array)), n)
+
+        return _by_blocks(one, size, query, ban)
+
+    return _on_groups(on_each, items, len(queries))(items.array, jnp.asarray(count), queries, banned)
+
+
+def _parts_of(array: Array, size: BlockSize) -> tuple[Array, Array, int]:
+    """Parts of the rows that are here: the first row of each that is in no part before, where it begins, its length."""
+    width = min(size.items, len(array))
+    first_new = jnp.arange(-(-len(array) // width), dtype=jnp.int32) * width
+    return first_new, jnp.minimum(first_new, len(array) - width), width
+
+
+def _slice(array: Array, start: Array, width: int) -> Array:
+    return jax.lax.dynamic_slice_in_dim(array, start, width)
+
+
+def _merged(places: Array, scores: Array, n: int) -> tuple[Array, Array]:
+    """The best of all devices, int32[Q, k] items and their scores, of the k best places of each; the lower item first
+    among equals."""
+    k, device = places.shape[1], jax.lax.axis_index(MODEL)
+    if not k:
+        return places, scores
+    every = jax.lax.all_gather((scores, device + n * places), MODEL, axis=1, tiled=True)
+    worst, ids = jax.lax.sort((-every[0], every[1]), dimension=1, num_keys=2)
+    return ids[:, :k], -worst[:, :k]
+
+
+def _on_groups(function: Callable[..., Any], items: DealtRows, queries: int) -> Any:
+    """The function of a device's items, of what all have, and of two trees with a row for each query, as its results
+    have, on each device; groups of devices that have all items between them share the queries where they can."""
+    shared = not hosts.several() and queries % items.mesh.shape[DATA] == 0  # or else each host has all results
+    mine = PartitionSpec(DATA) if shared else PartitionSpec()
+    inputs = (PartitionSpec(MODEL), PartitionSpec(), mine, mine)
+    return jax.shard_map(function, mesh=items.mesh, in_specs=inputs, out_specs=(mine, mine), check_vma=False)
+
+
 def _asked(targets: Array, among: Candidates) -> tuple[Any, Any]:
     """When items are live; and of each query its target, when it is asked, and what is excluded."""
     span, at = (None, None) if among.live is None else (among.live[:2], among.live.at)
@@ -156,9 +266,11 @@ def _only(scores: Array, index: Array, asked: Any, span: tuple[Array, Array] | N
 
 
 def _by_blocks(one: Callable[..., Any], size: BlockSize, *arrays: Any) -> Any:
-    """``one`` on blocks of rows, one after the other; the last block is padded with zeros, whose results are cut."""
+    """``one`` on blocks of rows, one after the other, as alike as can be, since padding costs as much as rows do: the
+    last block is padded with zeros, whose results are cut."""
     n = len(arrays[0])
-    rows = max(1, min(size.queries, n))
+    blocks = max(1, -(-n // size.queries))
+    rows = max(1, -(-n // blocks))
     return joined(jax.lax.map(lambda block: one(*block), in_blocks(arrays, rows)), n)
 
 
@@ -175,25 +287,28 @@ def _ranked(scores: Array, targets: Array, k: int) -> tuple[Array, Array]:
     return _rank(scores.shape[1], jnp.sum(scores < own, axis=1)), _top_k(_numbers(scores), k)[1]
 
 
-def _rank_parts(score: Any, starts: Array, parts: Any, targets: Array, n_items: int) -> Array:
-    """Two passes over parts, whose scores are ``score(start, part)``: one finds the targets' scores, one counts. Each
-    part is the same product in both, so the target meets its own score bit for bit."""
+def _worse(
+    score: Callable[[Array], Array], starts: Array, first_new: Array, width: int, targets: Array, axis: str = ""
+) -> Array:
+    """int32[Q]: how many items score below the target, in two passes over parts, whose scores are ``score(start)``: one
+    finds the targets' scores, one counts. Each part is the same product in both, so the target meets its own score bit
+    for bit. With an ``axis`` of a mesh items are dealt over it, and a target that is not here is -1."""
 
-    def find(own: Array, part: tuple[Array, Any]) -> tuple[Array, None]:
-        scores, place = score(*part), targets - part[0]
-        inside = (place >= 0) & (place < scores.shape[1])
+    def find(own: Array, part: tuple[Array, Array]) -> tuple[Array, None]:
+        scores, place = score(part[0]), targets - part[0]
+        inside = (targets >= part[1]) & (place < width)
         here = jnp.take_along_axis(scores, jnp.where(inside, place, 0)[:, None], 1)[:, 0]
         return jnp.where(inside, here, own), None
 
-    own, _ = jax.lax.scan(find, jnp.zeros(len(targets)), (starts, parts))
+    own, _ = jax.lax.scan(find, jnp.zeros(len(targets)), (starts, first_new))
+    own = jax.lax.psum(own, axis) if axis else own  # the others have 0
 
-    def count(worse: Array, part: tuple[Array, Any]) -> tuple[Array, None]:
-        scores = score(*part)
-        real = part[0] + jnp.arange(scores.shape[1]) < n_items
-        return worse + jnp.sum((scores < own[:, None]) & real, axis=1), None
+    def count(worse: Array, part: tuple[Array, Array]) -> tuple[Array, None]:
+        new = part[0] + jnp.arange(width) >= part[1]
+        return worse + jnp.sum((score(part[0]) < own[:, None]) & new, axis=1), None
 
-    worse, _ = jax.lax.scan(count, jnp.zeros(len(targets), jnp.int32), (starts, parts))
-    return _rank(n_items, worse)
+    worse, _ = jax.lax.scan(count, jnp.zeros(len(targets), jnp.int32), (starts, first_new))
+    return jax.lax.psum(worse, axis) if axis else worse
 
 
 def _rank(n_items: int, worse: Array) -> Array:

@@ -9,11 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from jaxrec.config import Config
-from jaxrec.errors import UserError
 from jaxrec.ops import parallel
 from jaxrec.programs import private
 from jaxrec.programs.products import flop
@@ -46,9 +44,7 @@ class Place:
     @classmethod
     def of(cls, target: Target, devices: list[Any], config: Config) -> Place:
         """Those of the target's devices that share a step."""
-        n = sharing(target, config)
-        mesh = None if n == 1 else Mesh(np.array(devices[:n]), (parallel.AXIS,), axis_types=(AxisType.Auto,))
-        return cls(target, devices, mesh)
+        return cls(target, devices, parallel.mesh_over(devices, shape_of(target, config)))
 
     def placed(self, tree: Any) -> Any:
         """Shapes of arrays that all devices have whole; those that lie somewhere already stay there."""
@@ -63,17 +59,10 @@ class Place:
         return jax.tree.map(one, tree)
 
 
-def sharing(target: Target, config: Config) -> int:
-    """How many devices share a step, as the configuration says (null: all), or why they cannot."""
-    wanted, batch = config.mesh.data, config.training.batch_size
-    n = target.devices if wanted is None else wanted
-    if n > target.devices:
-        raise UserError(f"mesh.data: found {n}; {target.name} has {target.devices}; give at most that, or leave it out "
-                        "for all")  # fmt: skip
-    if batch % n:
-        raise UserError(f"training.batch_size: {batch} cannot be shared evenly by {n} devices of {target.name} "
-                        f"(mesh.data); the next that can is {-(-batch // n) * n}")  # fmt: skip
-    return n
+def shape_of(target: Target, config: Config) -> tuple[int, int]:
+    """Sides of the mesh of a target's devices that share a step, as the configuration says (null: all)."""
+    settings, there = config.mesh, f"{target.name} has {target.devices}"
+    return parallel.mesh_shape(target.devices, settings.data, config.training.batch_size, settings.model, there)
 
 
 @dataclass(frozen=True)
@@ -111,11 +100,18 @@ def compile_block(work: Workload, place: Place) -> Compiled:
 
 
 def arguments_of(work: Workload, place: Place, state: Any = None) -> list[tuple[str, Any]]:
-    """Shapes by the names that a program's arguments have."""
-    state = Training(work.config, work.model, work.feed, place.devices[0]).state_like() if state is None else state
-    trees = {"state": state, "constants": work.constants, "block": work.feed.like()}
-    return [(f"{name}{jax.tree_util.keystr(path)}", leaf) for name, tree in trees.items()
+    """What of each is on a device, by the names that a program's arguments have."""
+    training = Training(work.config, work.model, work.feed, place.devices[0])
+    trees = {"state": training.state_like() if state is None else state,
+             "constants": training.constants_like(work.constants), "block": work.feed.like()}  # fmt: skip
+    return [(f"{name}{jax.tree_util.keystr(path)}", on_a_device(leaf)) for name, tree in trees.items()
             for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]]  # fmt: skip
+
+
+def on_a_device(leaf: Any) -> Any:
+    """The shape of what of an array is on each device."""
+    shape = leaf.shape if leaf.sharding is None else leaf.sharding.shard_shape(leaf.shape)
+    return jax.ShapeDtypeStruct(shape, leaf.dtype)
 
 
 def _making(training: Training) -> int:
@@ -125,7 +121,7 @@ def _making(training: Training) -> int:
         return leaf.sharding if leaf.format.layout is None else leaf.format
 
     def make() -> Any:
-        return init_state(training.model, training.optimizer, training.config.training)
+        return init_state(training.model, training.optimizer, training.config.training, on=training.on)
 
     out = jax.tree.map(place, training.state_like())
     memory: Any = jax.jit(make, out_shardings=out).lower().compile().memory_analysis()
@@ -155,7 +151,7 @@ def notes_of(compiled: Compiled, work: Workload, place: Place) -> list[str]:
         notes.append("float32 products: a TPU multiplies bfloat16 by default, also at training.precision float32; full "
                      "softmax and rankings ask for all bits")  # fmt: skip
     if target.hosts > 1:
-        notes.append(f"{target.hosts} hosts: jaxrec.train uses the devices of one; this is what the program would be")
+        notes.append(f"{target.hosts} hosts: start jaxrec.train on each of them with --distributed")
     if target.platform == "tpu":
         notes += padding(compiled.arguments)
     if (n := compiled.program.host_transfers()) and target.platform != "cpu":
@@ -245,7 +241,7 @@ def told(work: Workload, place: Place, compiled: Compiled, parts: dict[str, int]
         "copies": [{"name": named(one.pop("array"), compiled.arguments), **one} for one in copies],
         "host_transfers": program.host_transfers(), "float_atomics": program.float_atomics(),
         "flop_per_step": compiled.flop, "bytes_per_step": traffic, "estimated_cycles": program.estimated_cycles(),
-        "collective_bytes_per_step": {parallel.AXIS: collectives} if n > 1 else {},
+        "collective_bytes_per_step": {} if place.mesh is None else {" x ".join(place.mesh.axis_names): collectives},
         "temp_bytes": compiled.temporaries, "argument_bytes": compiled.whole_arguments,
         "compile_s": round(compiled.seconds, 2), "bound": bound_of(work, place, compiled.flop, traffic),
         "assumed": work.assumed, "notes": notes,

@@ -7,8 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
+import jax
+
 from jaxrec.config import Config
-from jaxrec.programs.plan import Place, arguments_of, compile_block, memory_of, told
+from jaxrec.programs.plan import Place, arguments_of, compile_block, memory_of, on_a_device, told
 from jaxrec.programs.text import Argument, padded
 from jaxrec.programs.workload import Sizes, Workload, bytes_of, of_sizes
 from jaxrec.training.block import Training
@@ -23,7 +25,7 @@ def too_large(work: Workload, place: Place) -> bool:
 
 def _whole(work: Workload, place: Place) -> int:
     training = Training(work.config, work.model, work.feed, place.devices[0])
-    return bytes_of((training.state_like(), work.constants))
+    return bytes_of(jax.tree.map(on_a_device, (training.state_like(), training.constants_like(work.constants))))
 
 
 def from_smaller(config: Config, place: Place, sizes: Sizes, work: Workload) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def _rows(plans: Sequence[Plan]) -> list[tuple[str, list[str]]]:
         row("float atomics", lambda plan: str(plan["float_atomics"]) if plan["platform"] == "gpu" else "-"),
         row("MFLOP a step, all devices", lambda plan: _short(plan["flop_per_step"] / 1e6)),
         row("MB a step, read and written", lambda plan: _short(plan["bytes_per_step"] / 1e6)),
-        *(row(f"exchanged, axis data, MB a step: {kind}", lambda plan, kind=kind: _exchanged(plan, kind))
+        *(row(f"exchanged, MB a step: {kind}", lambda plan, kind=kind: _exchanged(plan, kind))
           for kind in dict.fromkeys(kind for plan in plans for kind in _kinds(plan))),
         row("cycles a step, compiler's estimate", lambda plan: _short(plan["estimated_cycles"] or None)),
         row("bound of a step by peaks, µs", lambda plan: _bound(plan)),

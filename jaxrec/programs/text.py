@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import NamedTuple
 
+from jaxrec.ops.shards import RARELY
+
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast",
                "ragged-all-to-all")  # fmt: skip
 KERNELS = {"fusion", "custom-call", "copy", "copy-start", "sort", "scatter"}
@@ -100,7 +102,7 @@ class Program:
         for one in self.computations.get(computation, ()):
             if one.operation == "while":
                 yield Execution(one, times, in_step)
-                turns, inside = self.turns(one) or 1, in_step or one is steps
+                turns, inside = 1 if (known := self.turns(one)) is None else known, in_step or one is steps
                 for name in _called(one):
                     yield from self._walk(name, times * turns, inside, None)
             elif one.operation == "conditional":
@@ -119,7 +121,9 @@ class Program:
         return len(self.computations.get(computation, ())) + sum(inner)
 
     def turns(self, loop: Instruction) -> int | None:
-        """How often a loop turns; None where it depends on the data."""
+        """How often a loop turns; None where it depends on the data, and 0 where its scope says hardly ever."""
+        if RARELY in loop.rest:
+            return 0
         if known := _TRIPS.search(loop.rest):
             return int(known[1])
         condition = _CONDITION.search(loop.rest)

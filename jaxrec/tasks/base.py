@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -23,9 +24,11 @@ from jaxrec.errors import UserError, listed
 from jaxrec.feeds.base import Feed, Plan
 from jaxrec.metrics.ranking import ranking_metrics
 from jaxrec.models.base import Model
-from jaxrec.ops.topk import Candidates, block_size, rank
+from jaxrec.ops.parallel import mesh_over, replicate
+from jaxrec.ops.rows import mesh_of
+from jaxrec.ops.topk import Candidates, Items, block_size, rank
 from jaxrec.run import Run, open_run
-from jaxrec.training.block import weights_like
+from jaxrec.training.block import as_dealt, rows_of, weights_like
 from jaxrec.training.checkpoint import Checkpoints
 
 QUERIES = 8192  # that are encoded and ranked in one call
@@ -71,12 +74,15 @@ class Loaded(NamedTuple):
     which: str
 
 
-def load(run: str | Path | Run) -> Loaded:
-    """A run's model with its weights."""
+def load(run: str | Path | Run, whole: bool = False) -> Loaded:
+    """A run's model with its weights; ``whole``: on one device, also where rows of its tables were dealt over as many
+    devices as there are here, and its model can rank so."""
     run = open_run(run)
-    model = part_of(run.config, "task").build(run)
-    weights, _, which = Checkpoints(run.path).restore_model(weights_like(model))
-    return Loaded(run, model, weights, which)
+    model, shards = part_of(run.config, "task").build(run), run.config.mesh.model
+    dealt = not whole and model.ranks_dealt and 1 < shards <= jax.local_device_count()
+    mesh = mesh_over(jax.local_devices(), (1, shards)) if dealt else None
+    weights, _, which = Checkpoints(run.path, rows_of(model)).restore_model(weights_like(model, mesh))
+    return Loaded(run, model, as_dealt(model, weights, mesh), which)
 
 
 def part_of(config: Config, part: str) -> ModuleType:
@@ -176,8 +182,10 @@ def collect(
 def rank_vectors(
     queries: Any, targets: np.ndarray, items: Any, memory: int, among: Among, k: int = 0
 ) -> Iterator[Part]:
-    """Ranks by the products of float32[n, D] and float32[V, D] of int32[n] targets; ``memory`` MiB at once."""
-    queries, table, size = jnp.asarray(queries), jnp.asarray(items), block_size(len(items), memory)
+    """Ranks by the products of float32[n, D] and float32[V, D], also in parts, of int32[n] targets; ``memory`` MiB at
+    once."""
+    table = jnp.asarray(items) if isinstance(items, np.ndarray) else items
+    queries, size = jnp.asarray(queries), block_size(len(items), memory)
 
     def ranked(rows: np.ndarray) -> Part:
         return rank(queries[rows], jnp.asarray(targets[rows]), table, size, k, among(rows))
@@ -193,15 +201,15 @@ def evaluation_plan(batch: int) -> Plan:
 class Judge:
     """Ranks the targets of a split by their products with ``items``, of weights float32[V, Q]; what is compiled is
     kept from call to call. ``sparse``: most of a block is not scored; with ``excluded`` items ``encode`` names no
-    candidates of its own."""
+    candidates of its own; ``together``: at least so many queries meet a part of the items at once."""
 
     def __init__(
-        self, feed: Feed, n_items: int, config: EvaluationConfig, items: Callable[[dict[str, Any]], Array],
-        encode: Encode, carry: Any = None, sparse: bool = False, excluded: Excluded | None = None,
+        self, feed: Feed, n_items: int, config: EvaluationConfig, items: Callable[[dict[str, Any]], Items],
+        encode: Encode, carry: Any = None, sparse: bool = False, excluded: Excluded | None = None, together: int = 64,
     ) -> None:  # fmt: skip
         self.feed, self.targets, self.blocks = feed, feed.pairs, feed.shape.blocks
         self._items, self._encode, self._carry, self._sparse = items, encode, carry, sparse
-        self._n_items, self._size = n_items, block_size(n_items, config.memory)
+        self._n_items, self._size = n_items, block_size(n_items, config.memory, together)
         self._excluded, self._masks = excluded, max(1, config.memory * 2**18 // -(-n_items // 32))
 
     def __call__(
@@ -213,7 +221,9 @@ class Judge:
 
     def _parts(self, weights: dict[str, Any], top: int) -> Iterator[Part]:
         carry, items = self._carry, self._items(weights)
+        mesh = mesh_of(weights)
         for number, block in enumerate(self.feed.epoch(0)):
+            block = block if mesh is None else replicate(block, mesh)
             carry, queries, among = self._encode(weights, carry, block)
             flat, targets = queries.reshape(-1, queries.shape[-1]), block.target.reshape(-1)
             valid, rows = np.flatnonzero(np.asarray(block.weight).reshape(-1) > 0), np.arange(len(flat))
@@ -227,8 +237,8 @@ class Judge:
             yield np.asarray(ranks)[valid], np.asarray(best)[valid]
 
     def _rank_masked(
-        self, queries: Array, targets: Array, items: Array, top: int, excluded: Callable[[np.ndarray], np.ndarray],
-        rows: np.ndarray,
+        self, queries: Array, targets: Array, items: Items, top: int,
+        excluded: Callable[[np.ndarray], np.ndarray], rows: np.ndarray,
     ) -> Part:  # fmt: skip
         """``rank`` without the excluded items of int64[n] rows, of as many at a time as there is memory for masks."""
 

@@ -15,6 +15,7 @@ from jax import Array
 from jaxrec.data.given import check_single, read_list
 from jaxrec.data.items import Items
 from jaxrec.errors import UserError, nearest, one_line, shown
+from jaxrec.ops.rows import Table
 from jaxrec.tasks import vectors
 
 WIDTH = 40  # characters of a value that a table shows
@@ -160,7 +161,7 @@ def answers(
 
 
 def most_similar(
-    items: Items, query: Array, table: Array, without: Sequence[int], k: int, memory: int, notes: Sequence[str] = ()
+    items: Items, query: Array, table: Table, without: Sequence[int], k: int, memory: int, notes: Sequence[str] = ()
 ) -> Answer:
     """The k items whose vectors, rows of a table, have the highest products with one, float32[1, D]."""
     mask = np.ones(items.first + len(items), bool)

@@ -18,10 +18,11 @@ from jaxrec.cli.command import say
 from jaxrec.config import Config
 from jaxrec.errors import UserError
 from jaxrec.ops import hosts
+from jaxrec.ops.rows import dealt_array, gathered_array, shards_of
 from jaxrec.run import open_run
 from jaxrec.tasks.base import Loaded, load, part_of
 from jaxrec.tasks.moves import OLD_ROWS, Moves, moved_table, old_rows
-from jaxrec.training.block import TrainState, init_state
+from jaxrec.training.block import TrainState, init_state, rows_of
 from jaxrec.training.checkpoint import Checkpoints
 from jaxrec.training.optimizers import make_optimizer, make_schedule
 
@@ -72,7 +73,7 @@ def open_source(path: str | Path, run: Path, config: Config, dataset: Any) -> So
     if moving is None:
         raise UserError(f"--start-from: the task of {model} has no function moved_rows, which says where the rows of "
                         "tables come from; write one, or leave --start-from out")  # fmt: skip
-    loaded = load(path)
+    loaded = load(path, whole=True)
     source = Source(loaded, moving(loaded, config, dataset))
     if source.moves and not any(moves.known for moves in source.moves.values()):
         raise UserError(f"--start-from {path}: knows none of the ids of {dataset.path}; name a run of such data")
@@ -160,7 +161,7 @@ def _former(loaded: Loaded) -> TrainState | None:
     like = jax.eval_shape(lambda: init_state(loaded.model, optimizer, config.training))
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), like)
-    return Checkpoints(loaded.run.path).last_state(like)
+    return Checkpoints(loaded.run.path, rows_of(loaded.model)).last_state(like)
 
 
 def _same(unfit: Unfit, what: str, new: Any, old: Any) -> Any:
@@ -178,7 +179,10 @@ def _taken_table(unfit: Unfit, name: str, new: Any, old: Any, moves: Moves, how:
     """A table, or what the optimizer keeps of it, with the old rows of ids that move; see ``moved_table``."""
     if new.shape[1:] != old.shape[1:]:
         raise unfit(f"rows of the table {name}", list(old.shape[1:]), list(new.shape[1:]))
-    return hosts.put(moved_table(how, moves, np.asarray(old), np.asarray(new)), new.sharding)
+    shards = shards_of(new)
+    fresh = gathered_array(np.asarray(new), len(moves.rows), shards) if shards > 1 else np.asarray(new)
+    moved = moved_table(how, moves, np.asarray(old), fresh)
+    return hosts.put(dealt_array(moved, shards) if shards > 1 else moved, new.sharding)
 
 
 def _unfit(config: Config, loaded: Loaded, what: str, theirs: Any, ours: Any) -> UserError:

@@ -16,6 +16,7 @@ from jax import Array
 
 from jaxrec.data.given import bare
 from jaxrec.errors import UserError
+from jaxrec.ops.rows import DealtRows, Table, rows_at
 from jaxrec.ops.topk import CHUNK, best_items, block_size, top_items
 
 # Queries ranked in one go, and from how many on padding to that size costs less than smaller ones: among 43,097 items
@@ -112,14 +113,14 @@ def ranked(kernel: Kernel, queries: Array, items: int, banned: Sequence[np.ndarr
     return rows
 
 
-def nearest(queries: Array, table: Array, mask: np.ndarray, gone: Sequence[np.ndarray], k: int, memory: int) -> Waiting:
+def nearest(queries: Array, table: Table, mask: np.ndarray, gone: Sequence[np.ndarray], k: int, memory: int) -> Waiting:
     """``ranked`` by the products with those of the first V rows of a table, float32[at least V, D], that bool[V]
     ``mask`` allows, without what is ``gone`` for each query; ``memory`` is MiB of scores that are held at once."""
     out, pool, count = np.flatnonzero(~mask), np.flatnonzero(mask), len(mask)
     alone = len(out) > min(LONG, len(mask) // 2)
     if alone:
         size, count = min(steps(len(pool), 256, 16), len(table)), len(pool)
-        table = table[jnp.asarray(np.pad(pool, (0, size - count)))]
+        table = rows_at(table, jnp.asarray(np.pad(pool, (0, size - count))))
     banned = [np.append(out, one) for one in gone] if len(out) else gone
     banned = [np.flatnonzero(np.isin(pool, one)) for one in gone] if alone else banned
     kernel = exact_kernel(table, count, memory)
@@ -127,10 +128,11 @@ def nearest(queries: Array, table: Array, mask: np.ndarray, gone: Sequence[np.nd
     return (lambda: ((pool[places], scores) for places, scores in found())) if alone else found
 
 
-def exact_kernel(table: Array, count: int, memory: int) -> Kernel:
+def exact_kernel(table: Table, count: int, memory: int) -> Kernel:
     """What finds the best of the first ``count`` rows of a table, float32[at least count, D], by their products."""
     block = block_size(len(table), memory)
     whole = block.items == len(table) and not len(table) % CHUNK and len(table) - count < CHUNK
+    whole = whole and not isinstance(table, DealtRows)
 
     def kernel(queries: Array, ban: Array, k: int) -> tuple[Array, Array]:
         if whole and len(table) > 2 * k * CHUNK:

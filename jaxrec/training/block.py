@@ -12,14 +12,16 @@ import numpy as np
 import optax
 from jax import Array
 from jax.experimental.layout import Format, Layout
-from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from jaxrec.config import Config
 from jaxrec.config.sections import TrainingConfig
 from jaxrec.feeds.base import Feed, Plan
 from jaxrec.models.base import Model
-from jaxrec.ops import parallel
+from jaxrec.ops import hosts, parallel
 from jaxrec.ops.parallel import ONE, Placement
+from jaxrec.ops.rows import DealtRows, dealt_array, rows_each
+from jaxrec.ops.shards import deal_rows
 from jaxrec.ops.tables import RowPlan, Tables, gather, plan_block, plan_reads, read_columns, update_rows
 from jaxrec.training.optimizers import Optimizer, make_optimizer, make_schedule
 
@@ -52,16 +54,19 @@ class BlockStats(NamedTuple):
 
 
 def init_state(
-    model: Model, optimizer: Optimizer, settings: TrainingConfig, formats: TrainState | None = None
+    model: Model, optimizer: Optimizer, settings: TrainingConfig, formats: TrainState | None = None, on: Placement = ONE
 ) -> TrainState:
-    """The state before the first step, in ``formats`` of its leaves. Compiled, since a hundred small operations one by
-    one take seconds."""
+    """The state before the first step, in ``formats`` of its leaves, with tables dealt. Compiled, since a hundred small
+    operations one by one take seconds."""
+
+    def deal(table: Array) -> Array:
+        return deal_rows(table, on) if on.deals(len(table)) else table
 
     def init() -> TrainState:
         params_key, tables_key, steps_key = jax.random.split(jax.random.key(settings.seed), 3)
         params = model.init(params_key)
         tables = {
-            name: spec.init(jax.random.fold_in(tables_key, i), (spec.rows, spec.width))
+            name: deal(spec.init(jax.random.fold_in(tables_key, i), (spec.rows, spec.width)))
             for i, (name, spec) in enumerate(sorted(model.tables.items()))
         }
         return TrainState(
@@ -84,20 +89,49 @@ def averages(settings: TrainingConfig) -> bool:
     return settings.average > 0 or settings.average_epochs > 0
 
 
-def weights_like(model: Model) -> dict[str, Any]:
-    """Shapes of ``TrainState.weights``, from the model alone: to serve no optimizer is needed."""
-    none = Optimizer(optax.identity(), optax.identity())
-    return dict(jax.eval_shape(lambda: init_state(model, none, TrainingConfig(batch_size=1)).weights()))
+def weights_like(model: Model, mesh: Mesh | None = None) -> dict[str, Any]:
+    """Shapes of ``TrainState.weights``, from the model alone: to serve no optimizer is needed. With a ``mesh`` also
+    their places on it, where rows of tables are dealt."""
+    none, on = Optimizer(optax.identity(), optax.identity()), Placement(mesh)
+    like = dict(jax.eval_shape(lambda: init_state(model, none, TrainingConfig(batch_size=1), on=on).weights()))
+    if mesh is None:
+        return like
+    whole = NamedSharding(mesh, PartitionSpec())
+
+    def at(place: Any, leaf: Any) -> Any:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+
+    tables = {name: at(parallel.place_of_rows(model.tables[name].rows, mesh) or whole, leaf)
+              for name, leaf in like["tables"].items()}  # fmt: skip
+    return jax.tree.map(partial(at, whole), like) | {"tables": tables}
 
 
-def row_formats(model: Model, optimizer: Optimizer, place: jax.sharding.Sharding) -> TrainState:
+def rows_of(model: Model) -> dict[str, int]:
+    """How many rows each table has."""
+    return {name: spec.rows for name, spec in model.tables.items()}
+
+
+def as_dealt(model: Model, weights: dict[str, Any], mesh: Mesh | None) -> dict[str, Any]:
+    """Weights with tables by their rows, where those are dealt over the devices of a mesh."""
+    if mesh is None:
+        return weights
+    on = Placement(mesh)
+    tables = {name: DealtRows(table, rows, mesh) if on.deals(rows := model.tables[name].rows) else table
+              for name, table in weights["tables"].items()}  # fmt: skip
+    return weights | {"tables": tables}
+
+
+def row_formats(
+    model: Model, optimizer: Optimizer, place: jax.sharding.Sharding, on: Placement = ONE
+) -> TrainState:  # fmt: skip
     """Of each leaf of the state ``ROWS`` at a place, for tables by rows and moments of their shape; None of all others.
     A TPU would lay them by columns, which pads less, and turn them about at both ends of every block."""
-    like = jax.eval_shape(lambda: init_state(model, optimizer, TrainingConfig(batch_size=1)))
+    like = jax.eval_shape(lambda: init_state(model, optimizer, TrainingConfig(batch_size=1), on=on))
 
     def of(name: str, tree: Any) -> Any:
         mine = None if model.tables[name].dense else like.tables[name].shape
-        return jax.tree.map(lambda leaf: Format(ROWS, place) if leaf.shape == mine else None, tree)
+        here = parallel.place_of_rows(like.tables[name].shape[0], on.mesh) or place
+        return jax.tree.map(lambda leaf: Format(ROWS, here) if leaf.shape == mine else None, tree)
 
     tables, moments = ({name: of(name, part) for name, part in parts.items()}
                        for parts in (like.tables, like.table_optimizer))  # fmt: skip
@@ -113,10 +147,27 @@ def in_formats(state: TrainState, formats: TrainState, put: Callable[[Any, Forma
     return jax.tree.map(one, formats, state, is_leaf=lambda how: how is None or isinstance(how, Format))
 
 
-def lay_out(state: TrainState, model: Model, whole: Callable[[Any], Any], dealt: Callable[[Any], Any]) -> TrainState:
-    """The state with ``dealt`` of what goes by lane, and ``whole`` of the rest."""
+def lay_out(
+    state: TrainState, model: Model, whole: Callable[[Any], Any], dealt: Callable[[Any], Any],
+    by_rows: Callable[[Any], Any],
+) -> TrainState:  # fmt: skip
+    """The state with ``dealt`` of what goes by lane, ``by_rows`` of tables and what is kept of their rows, and
+    ``whole`` of the rest."""
+
+    def of_tables(tree: dict[str, Any]) -> dict[str, Any]:
+        def one(name: str, leaf: Any) -> Any:
+            return (by_rows if leaf.ndim and len(leaf) == len(state.tables[name]) else whole)(leaf)
+
+        return {name: jax.tree.map(partial(one, name), part) for name, part in tree.items()}
+
     carry = (dealt if model.carries_lanes else whole)(state.carry)
-    return whole(state._replace(carry=()))._replace(carry=carry)
+    rest = whole(state._replace(carry=(), tables={}, table_optimizer={}, average=None))
+    average = state.average
+    if average is not None:
+        average = {"params": whole(average["params"]), "tables": of_tables(average["tables"])}
+    tables, moments = of_tables(state.tables), of_tables(state.table_optimizer)
+    state = rest._replace(carry=carry, tables=tables, table_optimizer=moments, average=average)
+    return state
 
 
 def regroup(state: TrainState, regrouped: Callable[[Any], Any]) -> TrainState:
@@ -139,7 +190,8 @@ def training_plan(config: Config, order: str = "random", passes: int = 1) -> Pla
     settings = config.training
     return Plan(
         settings.batch_size, settings.steps_per_block, order, settings.seed, config.data.device_memory * 2**20,
-        training=True, passes=passes, mesh=parallel.make_mesh(config.mesh.data, settings.batch_size),
+        training=True, passes=passes,
+        mesh=parallel.make_mesh(config.mesh.data, settings.batch_size, config.mesh.model),
     )  # fmt: skip
 
 
@@ -175,8 +227,8 @@ class Training:
         self.schedule = make_schedule(config.optimizer, settings.epochs * feed.shape.used)
         self.optimizer = make_optimizer(config.optimizer, self.schedule)
         self._device = device or (jax.local_devices()[0] if feed.mesh is None else feed.mesh.devices.flat[0])
-        on = Placement(feed.mesh, settings.precision == "bfloat16", parallel.platform_of(self._device))
-        self._formats = row_formats(model, self.optimizer, self._whole) if on.platform == "tpu" else None
+        self.on = on = Placement(feed.mesh, settings.precision == "bfloat16", parallel.platform_of(self._device))
+        self._formats = row_formats(model, self.optimizer, self._whole, on) if on.platform == "tpu" else None
         self.block = make_train_block(model, self.optimizer, config.optimizer.clip_norm, settings.average, on,
                                       feed.shape.lanes, self._formats, settings.deterministic)  # fmt: skip
 
@@ -185,20 +237,29 @@ class Training:
         mesh = self.feed.mesh
         return SingleDeviceSharding(self._device) if mesh is None else NamedSharding(mesh, PartitionSpec())
 
+    @property
+    def _mesh(self) -> Mesh:
+        assert self.feed.mesh is not None
+        return self.feed.mesh
+
     def begin(self) -> TrainState:
         """The state before the first step, on the devices that train it: lanes dealt, the rest on all. On one device it
         is there for good, as what is restored is: one program for both, and a resumed run finds it in the cache."""
-        state, mesh = self.make(), self.feed.mesh
-        return self.placed(
-            lay_out(state, self.model, partial(parallel.replicate, mesh=mesh), partial(parallel.deal, mesh=mesh))
-        )
+        mesh = self.feed.mesh
+        whole, dealt = partial(parallel.replicate, mesh=mesh), partial(parallel.deal, mesh=mesh)
+
+        def by_rows(leaf: Array) -> Array:
+            return leaf if parallel.place_of_rows(len(leaf), mesh) else whole(leaf)  # they are made as they lie
+
+        return self.placed(lay_out(self.make(), self.model, whole, dealt, by_rows))
 
     def make(self) -> TrainState:
-        """``init_state``'s. On TPUs each device makes its own, tables by rows at once: they are not copied there."""
-        out, whole = self._formats, self._whole
-        if out is not None and self.feed.mesh is not None:
-            out = jax.tree.map(lambda how: how or whole, out, is_leaf=lambda how: how is None)
-        return init_state(self.model, self.optimizer, self.config.training, out)
+        """``init_state``'s. On TPUs each device makes its own, tables by rows at once: they are not copied there. Where
+        rows are dealt each device makes its own."""
+        out = self._formats
+        if self.on.shards > 1 or (out is not None and self.feed.mesh is not None):
+            out = jax.tree.map(lambda like: like.format if self._formats else like.sharding, self.state_like())
+        return init_state(self.model, self.optimizer, self.config.training, out, self.on)
 
     def placed(self, state: TrainState) -> TrainState:
         """The state in the layouts that ``block`` takes: what is restored from a checkpoint has the device's own."""
@@ -207,29 +268,56 @@ class Training:
     def state_like(self) -> TrainState:
         """Shapes and places of ``begin``'s arrays; none is made."""
         mesh = self.feed.mesh
-        state = jax.eval_shape(lambda: init_state(self.model, self.optimizer, self.config.training))
-        dealt = self._whole if mesh is None else NamedSharding(mesh, PartitionSpec(parallel.AXIS))
+        state = jax.eval_shape(lambda: init_state(self.model, self.optimizer, self.config.training, on=self.on))
+        dealt = self._whole if mesh is None else NamedSharding(mesh, PartitionSpec(mesh.axis_names))
 
         def like(leaf: Any, place: Any) -> Any:
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
 
+        def by_rows(leaf: Any) -> Any:
+            return like(leaf, parallel.place_of_rows(len(leaf), mesh) or self._whole)
+
         state = lay_out(state, self.model, partial(jax.tree.map, partial(like, place=self._whole)),
-                        partial(jax.tree.map, partial(like, place=dealt)))  # fmt: skip
+                        partial(jax.tree.map, partial(like, place=dealt)), by_rows)  # fmt: skip
         return state if self._formats is None else in_formats(state, self._formats, like)
 
     def constants(self, constants: Any) -> Any:
         """A task's constants where and as ``block`` takes them: on all devices, large matrices by rows on TPUs, since
         steps read rows of them; and which rows are old, where they warm up."""
-        if self._old_rows is not None:
-            steps = jnp.asarray(self.config.start.warmup_steps, jnp.int32)
-            constants = Warming(constants, steps, {name: jnp.asarray(old) for name, old in self._old_rows.items()})
-        whole = parallel.replicate(constants, self.feed.mesh)
-        return jax.tree.map(lambda leaf: jax.device_put(leaf, self._format(leaf)) if self._lies(leaf) else leaf, whole)
+        mesh = self.feed.mesh
+
+        def whole(tree: Any) -> Any:
+            there = parallel.replicate(tree, mesh)
+            return jax.tree.map(lambda one: jax.device_put(one, self._format(one)) if self._lies(one) else one, there)
+
+        def by_rows(leaf: Any) -> Any:
+            place = parallel.place_of_rows(len(leaf), mesh)
+            if place is None:
+                return whole(leaf)
+            dealt = hosts.put(dealt_array(np.asarray(leaf), self.on.shards), place)
+            return DealtRows(dealt, len(leaf), self._mesh)
+
+        constants = self.model.dealt(constants, whole, by_rows)
+        if self._old_rows is None:
+            return constants
+        old = {name: getattr(by_rows(rows), "array", rows) if self.model.tables[name].dense else rows
+               for name, rows in self._old_rows.items()}  # fmt: skip
+        return Warming(constants, *whole((np.int32(self.config.start.warmup_steps), old)))
 
     def constants_like(self, constants: Any) -> Any:
         """Shapes and places of ``constants``'s arrays; none is made."""
-        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self._format(leaf)),
-                            constants)  # fmt: skip
+
+        def like(leaf: Any) -> Any:
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self._format(leaf))
+
+        def by_rows(leaf: Any) -> Any:
+            if (place := parallel.place_of_rows(leaf.shape[0], self.feed.mesh)) is None:
+                return like(leaf)
+            shape = (self.on.shards * rows_each(leaf.shape[0], self.on.shards), *leaf.shape[1:])
+            dealt: Any = jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=place)
+            return DealtRows(dealt, leaf.shape[0], self._mesh)
+
+        return self.model.dealt(constants, partial(jax.tree.map, like), by_rows)
 
     def _lies(self, leaf: Any) -> bool:
         """Whether a constant is laid by rows, where that is not what the device does by itself."""
@@ -237,6 +325,18 @@ class Training:
 
     def _format(self, leaf: Any) -> Any:
         return Format(ROWS, self._whole) if self._lies(leaf) else self._whole
+
+    def served(self, state: TrainState) -> dict[str, Any]:
+        """The weights to evaluate with: on one device, or dealt as they are, where the model ranks so."""
+        weights = state.weights()
+        if self.on.shards == 1:
+            return jax.tree.map(lambda leaf: leaf.addressable_data(0), weights)
+        weights = as_dealt(self.model, weights, self.feed.mesh)
+        if self.model.ranks_dealt:
+            return weights
+        tables = {name: jnp.asarray(table.whole()) if isinstance(table, DealtRows) else table.addressable_data(0)
+                  for name, table in weights["tables"].items()}  # fmt: skip
+        return jax.tree.map(lambda leaf: leaf.addressable_data(0), weights | {"tables": {}}) | {"tables": tables}
 
     def averaged(self, state: TrainState, ended: int, within: bool = False) -> TrainState:
         """The state after so many whole epochs, and ``within`` the next one, with the mean of the weights at the ends
@@ -277,21 +377,21 @@ def make_train_block(
     be a ``Warming``."""
 
     def train_block(state: TrainState, constants: Any, block: Any) -> tuple[TrainState, BlockStats]:
-        constants, block = on.whole(constants), on.dealt(block, 1)
         warming = constants if isinstance(constants, Warming) else None
         constants = constants if warming is None else warming.constants
+        constants, block = model.dealt(constants, on.whole, on.by_rows), on.dealt(block, 1)
         share = 1.0 if lanes is None else block.weight.shape[1] / lanes
         take_step = partial(_step, model, optimizer, clip_norm, share, constants, warming, on)
         size, begin = block.weight.shape[0], state.step
         kept = None if average else state.average  # of ends of epochs: no step's business
         state = state if average else state._replace(average=None)
-        state = regroup(lay_out(state, model, on.whole, on.dealt), partial(model.packed, on=on))
+        state = regroup(lay_out(state, model, on.whole, on.dealt, on.by_rows), partial(model.packed, on=on))
         run_key, turns = jax.random.wrap_key_data(state.key), jnp.arange(size, dtype=jnp.int32)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(run_key, begin + turns)
         streams = jax.vmap(lambda key: jax.random.split(key))(keys)
         steps = model.steps(constants, block, streams[:, 0], on)
         by_rows = [name for name, spec in model.tables.items() if not spec.dense]
-        if on.platform == "cpu":
+        if not on.sorts:
             marks, plans = {name: jnp.zeros(model.tables[name].rows, jnp.int32) for name in by_rows}, {}
         else:
             marks, plans = {}, _plans(model, steps, by_rows, on)
@@ -305,7 +405,7 @@ def make_train_block(
                 new = {"params": state.params, "tables": state.tables}
                 moved = jax.tree.map(lambda old, now: old + share * (now - old), state.average, new)
                 state = state._replace(average=moved)
-            return (lay_out(state, model, on.whole, on.dealt), marks), loss
+            return (lay_out(state, model, on.whole, on.dealt, on.by_rows), marks), loss
 
         live = jnp.any(block.weight > 0, axis=1)
         (state, _), losses = jax.lax.scan(one, (state, marks), (turns, steps, plans, live, streams[:, 1]))
@@ -342,7 +442,7 @@ def _step(
     for name in (name for name in reads if name in marks):
         # Devices exchange the ids here, and below the derivatives of the rows: never a table.
         marks[name], plans[name] = plan_reads(marks[name], reads[name], turn, model.tables[name].width, on)
-    rows = {name: on.whole(gather(state.tables[name], plan.ids, on)) for name, plan in plans.items()}
+    rows = {name: on.whole(gather(state.tables[name], plan, on)) for name, plan in plans.items()}
     rows |= {name: table for name, table in state.tables.items() if name not in plans}
 
     def objective(params: Any, rows: dict[str, Array]) -> tuple[Array, tuple[Any, Array]]:
@@ -350,7 +450,10 @@ def _step(
         return (loss if share == 1.0 else share * loss), rest
 
     slopes, (carry, loss) = jax.grad(objective, argnums=(0, 1), has_aux=True)(state.params, rows)
-    slope, row_slope = on.whole(slopes)
+    slope, row_slope = (
+        on.whole(slopes[0]),
+        {name: (on.whole if name in plans else on.by_rows)(part) for name, part in slopes[1].items()},
+    )
     if clip_norm is not None:
         squares = jnp.sum(jnp.stack([jnp.sum(leaf**2) for leaf in jax.tree.leaves((slope, row_slope))]))
         factor = jnp.minimum(1.0, clip_norm * jax.lax.rsqrt(jnp.maximum(squares, 1e-30)))

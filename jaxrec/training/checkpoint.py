@@ -17,26 +17,33 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxrec.cli.command import say
 from jaxrec.errors import UserError
 from jaxrec.ops import hosts
+from jaxrec.ops.rows import dealt_array, gathered_array, rows_each, shards_of
 from jaxrec.training.block import TrainState
 
 MODEL_PARTS = ("params", "tables")
+SHARDS = "shards"  # in ``position``: over how many devices tables were dealt; not there where they were not
 PLAIN = re.compile(r"(?!/gs/|/s3/|/cns/|/bigstore/)[A-Za-z0-9_./=,+-]*")  # what no library takes for more than a path
 
 
 class Checkpoints:
-    """The checkpoints of one run directory."""
+    """The checkpoints of one run directory. With the number of ``rows`` of each table what is dealt over devices can be
+    read on any number of them: arrays are saved as they lie, and ``position`` says over how many they were."""
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, rows: dict[str, int] | None = None) -> None:
         self._root = run.absolute() / "state"  # Orbax refuses relative paths
+        self._rows = rows or {}
 
     def save(self, state: TrainState, position: dict[str, Any]) -> None:
         """Save everything; ``position`` is what the host knows, as JSON."""
@@ -75,10 +82,14 @@ class Checkpoints:
         return found[0], state, found[1]["position"]
 
     def restore_model(self, like: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], str]:
-        """Weights alone, to use, with shapes as those of ``TrainState.weights``; the position; and which of ``best``,
-        if validation chose one and it is readable, and ``latest`` it was."""
-        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])  # whatever devices trained it
-        model = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), like)
+        """Weights alone, to use, with shapes as those of ``TrainState.weights``, and where these say, or on one device,
+        whatever devices trained it; the position; and which of ``best``, if validation chose one and it is readable,
+        and ``latest`` it was."""
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        model = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None) or here),
+            like,
+        )
         unreadable = UserError(f"{self._root.parent}: no checkpoint here yet; train it with python -m jaxrec.train")
         for kind in ("best", "latest"):
             try:
@@ -101,6 +112,8 @@ class Checkpoints:
                             f"{free / 1e6:.1f} MB are left; free some, then go on with --resume")  # fmt: skip
         (self._root / kind).mkdir(parents=True, exist_ok=True)
         parts = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
+        if (shards := max(map(shards_of, jax.tree.leaves(trees["model"]["tables"])), default=1)) > 1:
+            position = position | {SHARDS: shards}
         with self._manager(kind, keep) as manager:
             manager.save(step, args=ocp.args.Composite(**parts, position=ocp.args.JsonSave(position)), force=True)
 
@@ -109,13 +122,11 @@ class Checkpoints:
         if not (self._root / kind).is_dir():
             return None
         like = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        parts = {name: ocp.args.StandardRestore(tree) for name, tree in like.items()}
         with self._manager(kind) as manager:
             steps = sorted(manager.all_steps(), reverse=True)
             for step in steps:
                 try:
-                    args = ocp.args.Composite(**parts, position=ocp.args.JsonRestore())
-                    return step, dict(manager.restore(step, args=args).items())
+                    return step, self._restored(manager, step, like)
                 except Exception as error:  # Orbax and TensorStore raise many kinds; whichever it is, it is unreadable
                     _await_stragglers(error)
                     reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
@@ -123,6 +134,36 @@ class Checkpoints:
         if steps:
             raise UserError(f"{self._root / kind}: no readable checkpoint; restore the files or train again")
         return None
+
+    def _restored(self, manager: ocp.CheckpointManager, step: int, like: dict[str, Any]) -> dict[str, Any]:
+        args, with_path = ocp.args.Composite(position=ocp.args.JsonRestore()), jax.tree_util.tree_map_with_path
+        position = manager.restore(step, args=args)["position"]
+        shards = position.pop(SHARDS, 1)
+        saved = with_path(partial(self._as_saved, shards), like)
+        parts = {name: ocp.args.StandardRestore(tree) for name, tree in saved.items()}
+        restored = jax.block_until_ready(dict(manager.restore(step, args=ocp.args.Composite(**parts)).items()))
+        gc.collect()  # Orbax's tasks refer to each other, and with them to a second copy of all arrays
+        wanted: dict[str, Any] = with_path(partial(self._as_wanted, shards), like, restored)
+        return wanted | {"position": position}
+
+    def _as_saved(self, shards: int, path: Any, like: Any) -> Any:
+        """The shape of an array as it was saved; where that is not how it is wanted, it is read to the host."""
+        if (rows := self._rows_of(path, like)) is None or shards_of(like) == (was := _over(shards, rows)):
+            return like
+        return np.broadcast_to(np.zeros((), like.dtype), (_length(rows, was), *like.shape[1:]))
+
+    def _as_wanted(self, shards: int, path: Any, like: Any, restored: Any) -> Any:
+        if (rows := self._rows_of(path, like)) is None or shards_of(like) == (was := _over(shards, rows)):
+            return restored
+        array, now = gathered_array(restored, rows, was), shards_of(like)
+        return hosts.put(dealt_array(array, now) if now > 1 else array, like.sharding)
+
+    def _rows_of(self, path: Any, like: Any) -> int | None:
+        """How many rows the table has that an array is, or is kept of; None where it is something else."""
+        names = [str(getattr(key, "key", getattr(key, "name", ""))) for key in path]
+        tables = [after for part, after in pairwise(names) if part in ("tables", "table_optimizer")]
+        rows = self._rows.get(tables[0]) if tables else None
+        return rows if rows is not None and like.shape[:1] == (_length(rows, shards_of(like)),) else None
 
     @contextmanager
     def _manager(self, kind: str, keep: int | None = None) -> Iterator[ocp.CheckpointManager]:
@@ -160,6 +201,15 @@ def plain_name(directory: Path) -> Iterator[Path]:
         link = Path(folder) / "checkpoints"
         link.symlink_to(directory, target_is_directory=True)
         yield link
+
+
+def _over(shards: int, rows: int) -> int:
+    """Over how many of so many devices a table of so many rows is dealt."""
+    return shards if shards <= rows else 1
+
+
+def _length(rows: int, shards: int) -> int:
+    return rows if shards == 1 else shards * rows_each(rows, shards)
 
 
 def _await_stragglers(error: Exception) -> None:

@@ -19,6 +19,8 @@ from jaxrec import evaluate
 from jaxrec import run as runs
 from jaxrec.data.dataset import Dataset, Sessions
 from jaxrec.metrics.ranking import ranking_metrics
+from jaxrec.models import merrec
+from jaxrec.ops.topk import BlockSize
 from jaxrec.tasks.base import Loaded, load
 from jaxrec.tasks.events.task import event_judge, sample, targets_of
 
@@ -100,6 +102,20 @@ def test_ranks_of_a_run_are_the_plain_ones(one: Evaluated) -> None:
     assert {name: one.result[name] for name in metrics} == pytest.approx(metrics)
     few = evaluate(run, ks=[3], limit=25)
     assert few["targets"] == sample(one.sessions, 25).counts["targets"] and few["of_sessions"] == len(one.sessions)
+
+
+def test_ranks_of_a_large_catalogue(one: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose vectors are put side by side a part at a time; the last part is not full."""
+    config = one.loaded.run.config.evaluation.model_copy(update={"memory": 1})
+    judge = event_judge(one.loaded.model, one.sessions, config, one.trained)
+    whole = judge(one.loaded.weights, KS, top=20)
+    monkeypatch.setattr(merrec, "SIDE_BY_SIDE", 0)
+    monkeypatch.setattr(judge, "_size", BlockSize(512, 1 + len(one.trained) // 3))
+    parts = judge(one.loaded.weights, KS, top=20)
+    assert (whole.arrays["rank"] == parts.arrays["rank"]).mean() > 0.99
+    assert (whole.arrays["top"] == parts.arrays["top"]).mean() > 0.99
+    for name, value in whole.metrics.items():
+        assert parts.metrics[name] == pytest.approx(value, abs=0.01)
 
 
 def test_groups_of_targets(one: Evaluated) -> None:

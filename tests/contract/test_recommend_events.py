@@ -20,7 +20,9 @@ from jaxrec.data.dataset import Sessions
 from jaxrec.data.items import open_catalogue
 from jaxrec.feeds.base import Plan
 from jaxrec.feeds.packed import target_positions
+from jaxrec.models import merrec
 from jaxrec.models.merrec import MERRec
+from jaxrec.ops.heads import Heads
 from jaxrec.run import create_run, open_run
 from jaxrec.tasks.base import Loaded, make_task
 from jaxrec.tasks.events import recommend as serving
@@ -35,10 +37,16 @@ UNNAMED = 16  # one in so many items of ``always``
 def markets(worlds: Worlds, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Recommender]:
     """Of each head, on data that say when listings are live, with random weights; tests that add add to a copy.
 
-    ``always``: on data that do not say it, in which some have no name.
+    ``always``: on data that do not say it, in which some have no name. ``large``: as a catalogue whose vectors are too
+    many to be put side by side.
     """
     place, live = tmp_path_factory.mktemp("events"), worlds.live()
     made = {head: untrained(worlds, place / head, live, head) for head in HEADS}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(merrec, "SIDE_BY_SIDE", 0)
+        made["large"] = untrained(worlds, place / "large", live, "both")
+        made["large, always"] = untrained(worlds, place / "large_always", worlds.data("events"), "both", UNNAMED)
+    assert isinstance(made["large"].kind._items, Heads) and isinstance(made["both"].kind._items, jax.Array)
     return made | {"always": untrained(worlds, place / "always", worlds.data("events"), "both", UNNAMED)}
 
 
@@ -109,7 +117,7 @@ def live_at(market: Recommender, time: int) -> np.ndarray:
 # ---- scores ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", [*HEADS, "large"])
 def test_scores_are_those_of_the_model_on_the_feed(markets: dict[str, Recommender], head: str) -> None:
     market, run = markets[head], markets[head].run
     items, times, offsets, events = (run.kept(f"example_{name}") for name in ("items", "times", "offsets", "events"))
@@ -166,8 +174,9 @@ def test_bought_items_are_left_out(market: Recommender) -> None:
     assert item in all_scores(market, bought, seen=True)
 
 
-def test_without_times_and_with_items_without_names(markets: dict[str, Recommender]) -> None:
-    market = markets["always"]
+@pytest.mark.parametrize("which", ["always", "large, always"])
+def test_without_times_and_with_items_without_names(markets: dict[str, Recommender], which: str) -> None:
+    market = markets[which]
     found, unnamed = all_scores(market, sequence(market)), raw_ids(market, slice(None, None, UNNAMED))
     assert len(found) == market.n_items and market.recommend(Query(events=sequence(market))).at is None
     assert len(market.recommend(Query(events=[{"item": unnamed[0], "event": VIEW}]), 3).items) == 3
@@ -210,7 +219,7 @@ def test_unknown_items_by_name(market: Recommender, request: pytest.FixtureReque
 
 
 @pytest.mark.usefixtures("text_model")
-@pytest.mark.parametrize("head", ["both", "text"])
+@pytest.mark.parametrize("head", ["both", "text", "large"])
 def test_added_listings_rank_as_unseen_ones_of_their_name(markets: dict[str, Recommender], head: str) -> None:
     market, counts = copied(markets[head]), markets[head].run.kept("item_counts")
     events, items = sequence(market), market.kind.items
@@ -228,17 +237,22 @@ def test_added_listings_rank_as_unseen_ones_of_their_name(markets: dict[str, Rec
     assert all_scores(market, [by_id]) == all_scores(market, [by_name]), "they can be what happened, too"
     assert NEW + 1 not in all_scores(market, [{"item": NEW + 1, "event": BUY}])
     assert market.similar(NEW, 5).items[0].known["name"] == known["name"]
+    assert market.add([{"item": NEW + 2, "name": known["name"]}]) == [NEW + 2]
+    again = all_scores(market, events)
+    assert again[NEW + 2] == again[NEW] and {item: again[item] for item in found} == found
+    vectors = dict(zip(market.vectors()["id"].to_pylist(), market.vectors()["vector"].to_pylist(), strict=True))
+    assert len(vectors) == market.n_items and vectors[NEW + 2] == vectors[NEW]
 
 
 # ---- similar items ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("head", ["both", "items"])
+@pytest.mark.parametrize("head", ["both", "items", "large"])
 def test_similar_listings(markets: dict[str, Recommender], head: str) -> None:
     """By names in the space of the text head, or by the item head's vectors of what training holds."""
     market, weights = markets[head], markets[head].kind._weights
     vocabulary, names = np.array(raw_ids(market)), market.kind.items.attributes["name"].to_pylist()
-    if head == "both":
+    if head != "items":
         vectors = word_vectors(names).astype(jnp.bfloat16).astype(np.float32) @ np.asarray(weights["params"]["match"])
     else:
         trained = market.run.kept("item_counts") > 0
@@ -250,7 +264,7 @@ def test_similar_listings(markets: dict[str, Recommender], head: str) -> None:
     np.testing.assert_allclose(scores(found), np.sort(cosines[others])[::-1], atol=1e-5)
     np.testing.assert_allclose(scores(found), cosines[market.kind.items.ids.encode(ids(found))], atol=1e-5)
     assert set(ids(found)) == set(vocabulary[others].tolist())
-    if head == "both":
+    if head != "items":
         return
     item = int(vocabulary[np.flatnonzero(~trained)[0]])
     with pytest.raises(UserError, match=f"^item {item}: none is like it"):

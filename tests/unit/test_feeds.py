@@ -76,6 +76,7 @@ def test_resident_and_streamed_blocks_are_identical_from_any_block_on(kind: str,
     resident = made(kind, size, order)
     assert resident.resident and not streamed.resident and not made(kind, size - 1, order).resident
     assert resident.shape == streamed.shape and resident.shape.blocks > 2
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(resident.split)), "no second copy on the host"
     for epoch in (0, 3):
         whole = list(resident.epoch(epoch))
         assert len(whole) == resident.shape.blocks

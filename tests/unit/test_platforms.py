@@ -20,9 +20,11 @@ from worlds import Worlds
 from jaxrec import config as configuration
 from jaxrec.config import models
 from jaxrec.data.dataset import open_dataset
-from jaxrec.ops import parallel, tables
+from jaxrec.ops import parallel
+from jaxrec.ops import rows as array_rows
 from jaxrec.ops.parallel import Placement
-from jaxrec.ops.tables import Read, plan_block, plan_reads, take_rows
+from jaxrec.ops.rows import take_rows
+from jaxrec.ops.tables import Read, plan_block, plan_reads
 from jaxrec.tasks.base import load, make_task
 from jaxrec.train import train
 from jaxrec.training import block as blocks
@@ -49,7 +51,7 @@ def test_sorting_plans_all_steps_as_marks_plan_each(listed: list[int]) -> None:
 
 @pytest.mark.parametrize("cells", [0, 2**22], ids=["scatter", "product"])
 def test_derivatives_of_rows_add_up_at_equal_places(cells: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "CELLS", cells)
+    monkeypatch.setattr(array_rows, "CELLS", cells)
     random = np.random.default_rng(0)
     array, index = random.standard_normal((5, 3), np.float32), np.array([[4, 0], [4, -1], [2, 4]], np.int32)
     slope = random.standard_normal((3, 2, 3)).astype(np.float32)

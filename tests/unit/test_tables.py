@@ -36,7 +36,7 @@ def test_a_plan_represents_each_id_once_and_gathers_its_row(turns: list[list[int
     marks, table = START, jnp.arange(1.0, 1 + V * WIDTH).reshape(V, WIDTH)
     for turn, listed in enumerate(turns):
         marks, plan = plan_jit(marks, jnp.asarray(listed, jnp.int32), turn)
-        ids, slot, rows = np.asarray(plan.ids), np.asarray(plan.slot), np.asarray(gather(table, plan.ids))
+        ids, slot, rows = np.asarray(plan.ids), np.asarray(plan.slot), np.asarray(gather(table, plan))
         assert sorted(ids[ids < V]) == sorted({i for i in listed if 0 <= i < V}) and np.all(ids >= 0)
         assert len(set(ids.tolist())) == M, "what pads is distinct and beyond the table"
         for position, wanted in enumerate(listed):
@@ -76,7 +76,7 @@ def test_rows_move_as_in_a_whole_table_and_others_stand_still(name: str, with_co
         # As in the model, positions read rows[slot]: the derivative sums duplicates into their first position.
         back = jax.vjp(lambda rows, slot=plan.slot: rows[slot], jnp.zeros((M, WIDTH)))[1]
         gradient = back(jnp.asarray(by_position))[0]
-        table, state = update(jnp.asarray(True), table, state, plan, gather(table, plan.ids), gradient)
+        table, state = update(jnp.asarray(True), table, state, plan, gather(table, plan), gradient)
         total, read = np.zeros((V, WIDTH), np.float32), np.zeros((V, WIDTH), bool)
         for position, row in enumerate(ids):
             if row < V:
@@ -89,7 +89,7 @@ def test_rows_move_as_in_a_whole_table_and_others_stand_still(name: str, with_co
         jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), (table, state), (expected, moments))
     np.testing.assert_array_equal(table[4], begin[4])
     nothing = plan_of([V] * M, jnp.ones((M, WIDTH), bool) if with_columns else None)
-    after = update(jnp.asarray(False), table, state, nothing, gather(table, nothing.ids), jnp.ones((M, WIDTH)))
+    after = update(jnp.asarray(False), table, state, nothing, gather(table, nothing), jnp.ones((M, WIDTH)))
     jax.tree.map(np.testing.assert_array_equal, after, (table, state))
 
 

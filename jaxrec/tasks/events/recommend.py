@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,10 +19,11 @@ from pydantic import StringConstraints
 
 from jaxrec.cli.command import progress
 from jaxrec.data.given import Id, bare, check_events, check_rows, item_rows, read_time, row_types, type_of
-from jaxrec.data.items import Added, Items, note_left_out, read_attributes
+from jaxrec.data.items import Added, Items, attribute_schema, note_left_out, read_attributes
 from jaxrec.data.store import checked
 from jaxrec.data.text.encoding import NAMES, embed, find_model
 from jaxrec.errors import UserError
+from jaxrec.ops.heads import Heads
 from jaxrec.ops.topk import Live
 from jaxrec.sources.merrec import BOUGHT
 from jaxrec.tasks.base import Loaded
@@ -47,15 +49,17 @@ class Recommender:
         catalogue, self.run, self.types = model.catalogue, run, tuple(run.manifest["event_types"])
         bought = run.manifest.get("bought", BOUGHT)
         self.bought, self._purchase = bought, -1 if bought is None else self.types.index(bought)
-        table = read_attributes(run.path / "dataset", run.manifest).combine_chunks()
-        further = [name for name in run.manifest.get("options", {}).get("attributes", ()) if name in table.column_names]
-        none, vocabulary = pa.nulls(len(table), pa.string()), run.vocabulary()
+        attributes, vocabulary = partial(read_attributes, run.path / "dataset", run.manifest), run.vocabulary()
+        self._schema = attribute_schema(run.path / "dataset", run.manifest)
+        further = [name for name in run.manifest.get("options", {}).get("attributes", ()) if name in self._schema.names]
+        table = attributes([name for name in (*SHOWN, *further) if name in self._schema.names], coded=True)
+        none = pa.nulls(len(vocabulary), pa.string())
         shown = pa.table({name: table[name] if name in table.column_names else none for name in (*SHOWN, *further)})
-        self.items = Items(vocabulary.ids, shown, lambda: table, catalogue.spans, vocabulary.counts)
+        self.items = Items(vocabulary.ids, shown, attributes, catalogue.spans, vocabulary.counts)
         self.counts, self.live = np.asarray(run.kept("item_counts")).astype(np.float32), catalogue.spans is not None
-        self._schema, self._old, self._shown = table.schema, len(vocabulary), shown.column_names
+        self._old, self._shown = len(vocabulary), shown.column_names
         self._model, self._catalogue, self._weights, self._codes = model, catalogue, weights, catalogue.codes
-        self._items = model.catalogue_vectors(weights, self.counts > 0)
+        self._items = self._of_run = model.catalogue_vectors(weights, self.counts > 0)
         self._names = np.zeros((0, catalogue.dim), np.float16)  # name vectors of what was added
         self._encode = jax.jit(model.last_query)
         self._rankable = jax.jit(lambda weights, rows, trained, names: model.vectors(
@@ -103,12 +107,22 @@ class Recommender:
     def similar(self, item: Any, k: int) -> Answer:
         """The items most like one, whether live or not: by the cosine of their names in the space of the text head, or
         without one by that of their vectors in the item head."""
+        index, items = self.items.index(item), self._items
+        strange = UserError(f"item {bare(item)}: none is like it: it has no name, or was not in training "
+                            "(model.head items); give another")  # fmt: skip
+        if isinstance(items, Heads) and items.texts is not None:
+            units = replace(items, rows=None, new_row=None, texts=unit(items.texts))
+            has_name = np.any(items.texts, axis=1)[items.text_of] & (np.asarray(items.text_of) >= 0)
+            if not has_name[index]:
+                raise strange
+            kernel = partial(best_listed, items=units, allowed=jnp.asarray(has_name), live=None)
+            ((places, scores),) = ranked(kernel, units.part(index, 1), len(units), [np.array([index])], k)()
+            return Answer(self.items, places, scores)
         part = slice(-self._weights["params"]["match"].shape[1], None) if self._model.has_text else slice(-1)
-        index, vectors = self.items.index(item), self._items[:, part]
+        vectors = side_by_side(items)[:, part]
         own = vectors[index : index + 1]
         if not np.any(own):
-            raise UserError(f"item {bare(item)}: none is like it: it has no name, or was not in training "
-                            "(model.head items); give another")  # fmt: skip
+            raise strange
         without = [*np.flatnonzero(~np.any(vectors[: len(self.items)], axis=1)), index]
         memory = self.run.config.evaluation.memory
         return most_similar(self.items, unit(jnp.asarray(own)), unit(vectors), without, k, memory)
@@ -127,16 +141,14 @@ class Recommender:
         self._names = np.append(self._names, self.name_vectors([row["name"] for row in rows]), 0)
         self._codes = np.append(self._codes, self._catalogue.encode(pa.Table.from_pylist(rows, self._schema)), 0)
         self.items.add(ids, rows, [{name: row.get(name) for name in self._shown} for row in rows])
-        old, n = len(self.counts), len(self.items)
-        vectors = np.append(np.asarray(self._items)[:old], self._unseen(self._names_of(np.arange(old, n))), axis=0)
-        self._items = filled(vectors, capacity(self._old, n - self._old))
+        self._items = self._with_added()
         self.counts = np.pad(self.counts, (0, len(ids)))
         return Added(ids)
 
     def vectors(self) -> pa.Table:
         """``id``, ``vector``, whose product with a query ranks, and the attributes."""
         ids = self.items.ids.values()
-        return vector_table(ids, np.asarray(self._items)[: len(ids)], self.items.attributes)
+        return vector_table(ids, np.asarray(side_by_side(self._items))[: len(ids)], self.items.attributes)
 
     def example(self, seed: int | None = None) -> list[dict[str, Any]]:
         """The events of one of the sequences that the run keeps, with what is known of their items."""
@@ -166,6 +178,15 @@ class Recommender:
         found = np.where((rows >= 0)[:, None], self._catalogue.vectors[rows], np.float16(0))
         found[items >= old] = self._names[items[items >= old] - old]
         return found
+
+    def _with_added(self) -> Array | Heads:
+        """The vectors of all items, once some have been added."""
+        old, n = len(self.counts), len(self.items)
+        size = capacity(self._old, n - self._old)
+        if isinstance(self._of_run, Heads):
+            return self._of_run.extended(jnp.asarray(self._unseen(self._names)[:, self._of_run.text_part]), size)
+        vectors = np.append(np.asarray(self._items)[:old], self._unseen(self._names_of(np.arange(old, n))), axis=0)
+        return filled(vectors, size)
 
     def _unseen(self, names: np.ndarray) -> np.ndarray:
         """float32[n, Q]: what ranks items of such names, float16[n, dim], that training has not seen."""
@@ -201,9 +222,15 @@ class Recommender:
         return self._encode(self._weights, *parts, filled(lengths, rows))
 
 
+@jax.jit
+def side_by_side(items: Array | Heads) -> Array:
+    """float32[V, Q]: the vectors of items."""
+    return items.whole() if isinstance(items, Heads) else items
+
+
 @partial(jax.jit, static_argnames="k")
 def best_listed(
-    queries: Array, banned: Array, k: int, items: Array, allowed: Array, live: Live | None
+    queries: Array, banned: Array, k: int, items: Array | Heads, allowed: Array, live: Live | None
 ) -> tuple[Array, Array]:
     """The k best items of each of float32[q, Q] queries, int32[q, k], and their scores; -inf where fewer are allowed.
     Of float32[V, Q] ``items``, bool[V] are ``allowed``, where they are ``live`` (None: always); int32[q, N]
@@ -212,7 +239,10 @@ def best_listed(
     Unlike ``topk.top_items``, which works through the catalogue in parts, this reads the vectors where they lie: for
     a query or a few that is ten times as fast in a catalogue of a million items.
     """
-    scores = jnp.matmul(queries, items.T, precision=jax.lax.Precision.HIGHEST)
+    if isinstance(items, Heads):
+        scores = items.scores(queries)
+    else:
+        scores = jnp.matmul(queries, items.T, precision=jax.lax.Precision.HIGHEST)
     if live is not None:
         allowed = allowed & (live.listed <= live.at[:, None]) & (live.at[:, None] < live.sold)
     scores = jnp.where(allowed & ~jnp.isnan(scores), scores, -jnp.inf)

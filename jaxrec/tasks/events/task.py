@@ -20,6 +20,7 @@ from jaxrec.errors import UserError
 from jaxrec.feeds.packed import target_positions
 from jaxrec.metrics.ranking import random_ranking, ranking_metrics
 from jaxrec.models.merrec import MERRec
+from jaxrec.ops.heads import Heads
 from jaxrec.ops.topk import EVERYTHING, Candidates, Live
 from jaxrec.run import Run
 from jaxrec.sources.market.world import optimum_lines
@@ -35,6 +36,7 @@ COLUMNS = ("recall", "mrr")
 SAMPLE_SEED = 0  # of the sessions that are evaluated
 EXAMPLES = 100  # sequences of the newest split that a run keeps, to show what is recommended
 MOST_CATEGORIES = 12
+TOGETHER = 512  # queries that are multiplied with a part of the items at once
 
 
 def make(config: Config, dataset: Dataset, plan: MakePlan = training_plan) -> Task:
@@ -115,8 +117,9 @@ def event_judge(model: MERRec, sessions: Sessions, config: EvaluationConfig, tra
         live = None if known.live is None else Live(*known.live, block.asked.reshape(-1))
         return carry, encoded(weights, known, block), Candidates(live)
 
+    # Of a large catalogue vectors are put side by side anew for every block of queries, so many of these share them.
     return Judge(model.feed(sessions, evaluation_plan(batch)), len(trained), config,
-                 lambda weights: model.catalogue_vectors(weights, trained), encode)  # fmt: skip
+                 lambda weights: model.catalogue_vectors(weights, trained), encode, together=TOGETHER)  # fmt: skip
 
 
 class Targets(NamedTuple):
@@ -202,7 +205,7 @@ def groups_of(dataset: Dataset, targets: Targets, trained: np.ndarray) -> Groups
     return found | {"category": {names[code]: category == code for code in often}}
 
 
-Vectors = tuple[np.ndarray, np.ndarray]
+Vectors = tuple[np.ndarray, np.ndarray | Heads]
 """float32[n, D] queries and float32[V, D] items, whose products rank."""
 
 
@@ -213,9 +216,11 @@ def popularity(targets: Targets, catalogue: Catalogue, counts: np.ndarray) -> Ve
 
 def name_neighbours(targets: Targets, catalogue: Catalogue, counts: np.ndarray) -> Vectors:
     """The cosine of an item's name with that of the last item."""
-    rows = catalogue.name_of
-    items = np.where((rows >= 0)[:, None], catalogue.vectors[rows], np.float16(0)).astype(np.float32)
-    return items[targets.last], items
+    names, name_of = np.asarray(catalogue.vectors, np.float32), catalogue.name_of
+    last = name_of[targets.last]
+    nothing = jnp.zeros(len(name_of), bool)
+    return np.where(last[:, None] < 0, 0, names[last]), Heads(None, nothing, None, jnp.asarray(names),
+                                                              jnp.asarray(name_of))  # fmt: skip
 
 
 BASELINES = {"popularity": popularity, "name-neighbours": name_neighbours}

@@ -17,6 +17,7 @@ from jaxrec.data.given import read_time
 from jaxrec.data.items import Items
 from jaxrec.feeds.base import LaneBlock
 from jaxrec.models.base import SessionModel
+from jaxrec.ops.rows import DealtRows, Table, of_rows, rows_at, whole
 from jaxrec.ops.topk import CHUNK
 from jaxrec.tasks.base import Loaded
 from jaxrec.tasks.query import Answer, Inputs, Query, most_similar
@@ -49,7 +50,10 @@ class Recommender:
         self._params, self._tables = loaded.weights["params"], loaded.weights["tables"]
         self.items = loaded.run.vocabulary()
         self.counts, vectors = self.items.counts.astype(np.float32), self._model.items(self._tables)
-        self._items = jnp.pad(vectors, ((0, -len(vectors) % CHUNK), (0, 0)))
+        if isinstance(vectors, DealtRows):
+            self._items: Table = vectors
+        else:
+            self._items = jnp.pad(vectors, ((0, -len(vectors) % CHUNK), (0, 0)))
         self._encode, self._advance, self.compiled = programs_of(loaded)
 
     def read(self, queries: Sequence[Query], seen: bool) -> list[Inputs]:
@@ -101,14 +105,14 @@ class Recommender:
 
     def similar(self, item: Any, k: int) -> Answer:
         """The items whose vectors have the highest cosine similarity to that of ``item``."""
-        index, vectors = self.items.index(item), unit(self._model.vectors(self._tables))
-        query = jax.lax.dynamic_slice_in_dim(vectors, index, 1)
+        index, vectors = self.items.index(item), of_rows(self._model.vectors(self._tables), unit)
+        query = rows_at(vectors, jnp.asarray([index]))
         return most_similar(self.items, query, vectors, [index], k, self._memory)
 
     def vectors(self) -> pa.Table:
         """``id``, ``count`` (events in training) and ``vector``: what queries are multiplied with to rank."""
         ids = self.items.ids.values()
-        return vector_table(ids, np.asarray(self._items)[: len(ids)], pa.table({"count": self.items.counts}))
+        return vector_table(ids, whole(self._items)[: len(ids)], pa.table({"count": self.items.counts}))
 
 
 def programs_of(loaded: Loaded) -> tuple[Any, Any, bool]:
