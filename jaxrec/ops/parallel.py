@@ -27,8 +27,8 @@ def make_mesh(data: int | None, batch: int, model: int = 1) -> Mesh | None:
     every = jax.devices()
     shape = mesh_shape(len(every), data, batch, model, f"of devices ({every[0].platform}) there are {len(every)}")
     if (n := shape[0] * shape[1]) < len(every) and hosts.several():
-        raise UserError(f"mesh.data: {n} devices would train; {jax.process_count()} processes train on all of their "
-                        f"{len(every)}; leave it out")  # fmt: skip
+        raise UserError(f"mesh.data: {n} of the {len(every)} devices of {jax.process_count()} processes would train, "
+                        "and all have to; leave it out")  # fmt: skip
     return mesh_over(every, shape)
 
 

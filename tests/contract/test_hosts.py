@@ -262,7 +262,7 @@ def test_what_differs_between_hosts_is_refused(worlds: Worlds, tmp_path: Path) -
         (["--data.path", tmp_path / "none"], [], "none: no data set here"),
         ([], [tmp_path / "other"], "the code of jaxrec differs .*sources"),
         (["--data.path", tmp_path / "same", "--resume"], [], "the options differ from .*run --resume there, --run"),
-        (["--mesh.data", "1"], [], "mesh.data: 1 devices would train; 2 processes train on all"),
+        (["--mesh.data", "1"], [], "mesh.data: 1 of the 2 devices of 2 processes would"),
     ]
     for words, paths, message in cases:
         where = f"127.0.0.1:{free_port()}"
