@@ -186,8 +186,8 @@ class RecommendationConfig(Section):
 
 class MeshConfig(Section):
     data: Count | None = None
-    """Devices that share a step's lanes, targets or rows (null: all that this machine has); with mesh.model groups of
-    so many devices."""
+    """Devices that share a step's lanes, targets or rows (null: all that this machine has, or that all processes of
+    --distributed have); with mesh.model groups of so many devices."""
     model: Count = 1
     """Devices over which the rows of tables and of what the optimizer keeps of them are dealt."""
 

@@ -44,20 +44,20 @@ def put(tree: Any, place: Sharding | jax.Device) -> Any:
     return jax.tree.map(one, tree)
 
 
-def put_parts(part: Callable[[int], Any], place: NamedSharding, axis: int) -> Any:
-    """The global arrays whose ``axis`` is dealt over all devices of a mesh, from ``part(i)``, a tree of NumPy arrays
-    with what the i-th of them holds. Parts of other processes' devices are never made."""
-    mesh = place.mesh
-    assert isinstance(mesh, Mesh)
-    mine = jax.process_index()
-    at = {device: position for position, device in enumerate(mesh.devices.flat) if device.process_index == mine}
-    parts = {position: part(position) for position in sorted(at.values())}
+def put_parts(part: Callable[[int, int], Any], place: NamedSharding, axis: int) -> Any:
+    """The global arrays whose ``axis`` is dealt, from ``part(i, n)``, a tree of NumPy arrays with what the devices hold
+    that have part i of n. Parts of other processes' devices are never made."""
+    cells = place.addressable_devices_indices_map((1,) * axis + (place.num_devices,))
+    spans = {device: index[axis].indices(place.num_devices)[:2] for device, index in cells.items() if index is not None}
+    size = next(stop - start for start, stop in spans.values())
+    n, of_device = place.num_devices // size, {device: start // size for device, (start, _) in spans.items()}
+    parts = {position: part(position, n) for position in sorted(set(of_device.values()))}
 
     def joined(*leaves: np.ndarray) -> Array:
-        of = dict(zip(parts, leaves, strict=True))
+        leaf = dict(zip(parts, leaves, strict=True))
         shape = list(leaves[0].shape)
-        shape[axis] *= mesh.size
-        local = [jax.device_put(of[position], device) for device, position in at.items()]
+        shape[axis] *= n
+        local = [jax.device_put(leaf[position], device) for device, position in of_device.items()]
         return jax.make_array_from_single_device_arrays(tuple(shape), place, local)
 
     return jax.tree.map(joined, *parts.values())

@@ -26,8 +26,8 @@ def make_mesh(data: int | None, batch: int, model: int = 1) -> Mesh | None:
     every = jax.devices()
     shape = mesh_shape(len(every), data, batch, model, f"of devices ({every[0].platform}) there are {len(every)}")
     if (n := shape[0] * shape[1]) < len(every) and hosts.several():
-        raise UserError(f"mesh.data: {n} devices would train; {jax.process_count()} processes train on all of their "
-                        f"{len(every)}; leave it out")  # fmt: skip
+        raise UserError(f"mesh.data: {n} of the {len(every)} devices of {jax.process_count()} processes would train, "
+                        "and all have to; leave it out")  # fmt: skip
     return mesh_over(every, shape)
 
 
@@ -68,8 +68,7 @@ def deal(tree: Any, mesh: Mesh | None, axis: int = 0) -> Any:
 
 def deal_parts(part: Callable[[int, int], Any], mesh: Mesh, axis: int = 0) -> Any:
     """``deal``'s arrays, from ``part(i, n)``, NumPy's of the devices at place i of n; of other hosts' none is made."""
-    n = mesh.size
-    return hosts.put_parts(lambda place: part(place, n), _dealt(mesh, axis), axis)
+    return hosts.put_parts(part, _dealt(mesh, axis), axis)
 
 
 def like(tree: Any, mesh: Mesh | None, axis: int = 0) -> Any:

@@ -21,7 +21,17 @@ import jax
 import numpy as np
 import pytest
 from devices import apart, block
-from helpers import ROOT, assert_same_run, call, fails, load_parts, load_state, same_metrics, steps_of
+from helpers import (
+    ROOT,
+    assert_same_arrays,
+    assert_same_run,
+    call,
+    fails,
+    load_parts,
+    load_state,
+    same_metrics,
+    steps_of,
+)
 from hosts import BLOCK, blocks, ended, free_port, start, start_training
 from worlds import Worlds
 
@@ -68,12 +78,13 @@ def test_four_hosts_of_two_devices_train_as_one(worlds: Worlds, tmp_path: Path) 
 
 
 @SLOW
-@pytest.mark.parametrize(("model", "count", "sections"), [
-    ("gru4rec", 2, {}), ("gru4rec", 4, {}), ("narm", 4, SOFTMAX), ("autoint", 2, {"training": {"epochs": 5}}),
-    ("two_tower", 2, {"training": {"epochs": 3}}), ("merrec", 2, {"training": {"epochs": 6}}),
+@pytest.mark.parametrize(("model", "count", "allowed", "sections"), [
+    ("gru4rec", 2, 1e-6, {}), ("gru4rec", 4, 1e-6, {}), ("narm", 4, 1e-6, SOFTMAX),
+    ("autoint", 2, 1e-6, {"training": {"epochs": 5}}), ("two_tower", 2, 5e-6, {"training": {"epochs": 3}}),
+    ("merrec", 2, 5e-6, {"training": {"epochs": 6}}),
 ])  # fmt: skip
 def test_hosts_train_the_run_of_one(
-    model: str, count: int, sections: dict[str, Any], worlds: Worlds, tmp_path: Path
+    model: str, count: int, allowed: float, sections: dict[str, Any], worlds: Worlds, tmp_path: Path
 ) -> None:
     """At least 200 steps in float32: weights and metrics, and what is told; then used by one process."""
     config, alone, run = worlds.config(model, **sections), worlds.run(model, **sections), tmp_path / "run"
@@ -84,7 +95,7 @@ def test_hosts_train_the_run_of_one(
     difference, of_carry = apart(*((one.params, one.tables) for one in states)), apart(*(one.carry for one in states))
     print(model, count, steps_of(run)[-1], f"steps: weights {difference:.2g}, carry {of_carry:.2g}")
     assert steps_of(run) == steps_of(alone) and steps_of(run)[-1] >= 200
-    assert difference < 1e-6
+    assert difference < allowed
     for ours, theirs in zip(same_metrics(run), same_metrics(alone), strict=True):
         assert ours == {name: pytest.approx(value, rel=1e-4) if isinstance(value, float) else value
                         for name, value in theirs.items()}  # fmt: skip
@@ -196,6 +207,20 @@ def test_a_killed_host_ends_the_others_and_resuming_is_exact(worlds: Worlds, tmp
 
 
 @SLOW
+def test_hosts_with_a_part_of_the_tables_each_go_on_exactly(worlds: Worlds, tmp_path: Path) -> None:
+    """Rows dealt over two hosts: as one process but for rounding, and bit for bit after two kills."""
+    config, run = worlds.config("gru4rec", training={"steps_per_block": 20, "save_every": 0}), tmp_path / "run"
+    begin = partial(start_training, 2, "--config", config, "--mesh.data", 1, "--mesh.model", 2, "--run")
+    assert [status for status, _, _ in ended(begin(tmp_path / "undisturbed"))] == [0, 0]
+    killed_at_random(run, 2, partial(begin, run), min(KILLS, 2))
+    assert_same_arrays(load_parts(run), load_parts(tmp_path / "undisturbed"))
+    assert same_metrics(run) == same_metrics(tmp_path / "undisturbed")
+    difference = apart(load_parts(worlds.run("gru4rec")), load_parts(run))
+    print(f"rows dealt over 2 hosts, {steps_of(run)[-1]} steps: {difference:.2g}")
+    assert difference < 1e-6
+
+
+@SLOW
 def test_a_host_that_hangs_ends_the_others(worlds: Worlds, tmp_path: Path) -> None:
     config = worlds.config("gru4rec", noise=True, training={"steps_per_block": 8, "batch_size": 48})
     run = tmp_path / "run"
@@ -250,7 +275,7 @@ def test_what_differs_between_hosts_is_refused(worlds: Worlds, tmp_path: Path) -
         (["--data.path", tmp_path / "none"], [], "none: no data set here"),
         ([], [tmp_path / "other"], "the code of jaxrec differs .*sources"),
         (["--data.path", tmp_path / "same", "--resume"], [], "the options differ from .*run --resume there, --run"),
-        (["--mesh.data", "1"], [], "mesh.data: found 1; 2 processes train on all of their 2 devices"),
+        (["--mesh.data", "1"], [], "mesh.data: 1 of the 2 devices of 2 processes would"),
     ]
     for words, paths, message in cases:
         where = f"127.0.0.1:{free_port()}"

@@ -204,5 +204,5 @@ def test_all_devices_are_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"mesh.data: found 9; .* there are 8"):
         parallel.make_mesh(9, 18)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(UserError, match=r"mesh.data: found 4; 2 processes train on all of their 8 devices; leave it"):
+    with pytest.raises(UserError, match=r"mesh.data: 4 of the 8 devices of 2 processes would train, and all"):
         parallel.make_mesh(4, 32)
