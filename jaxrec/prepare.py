@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxrec.cli.command import Parser, command, progress, ranged, say
-from jaxrec.data.clean.pipeline import LEAVE_ONE_OUT, Cleaning, duration, prepare
+from jaxrec.data.clean.pipeline import OneConnection, prepare
+from jaxrec.data.clean.protocol import LEAVE_ONE_OUT, Cleaning, duration
 from jaxrec.data.clean.vocabulary import read_former
 from jaxrec.data.codes import RawRows, rows_summary, write_rows
 from jaxrec.data.dataset import SPLITS
@@ -78,7 +79,7 @@ def main(argv: Sequence[str]) -> None:
             update(0.3, note="clean")
             cleaning = Cleaning(**{one.name: given[one.name] for one in fields(Cleaning) if one.name in given})
             options = raw.options | cleaning.options()
-            result = prepare(connection, raw, cleaning, out, update, former)
+            result = prepare(OneConnection(connection, raw), raw, cleaning, out, update, former)
             hashed = ["scored"] if "scored" in result else []
         read = {} if raw.read is None else {"read": raw.read}
         files = result.pop("files")

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 from jaxrec.config import find_module
-from jaxrec.data.clean.pipeline import Raw
+from jaxrec.data.clean.protocol import Raw
 from jaxrec.data.codes import RawRows
 
 
@@ -22,7 +22,7 @@ class Source(Protocol):
 
     HELP: str  # one line for --help
     KIND: str  # "sessions", "events" (sessions whose events have types) or "rows"
-    DEFAULTS: dict[str, Any]  # may be missing: fields of pipeline.Cleaning that differ for this data set
+    DEFAULTS: dict[str, Any]  # may be missing: fields of protocol.Cleaning that differ for this data set
     SPLIT: str  # may be missing: "leave_one_out" where nothing else can be, as there are no times
 
     def add_arguments(self, parser: ArgumentParser) -> None:

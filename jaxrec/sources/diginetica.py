@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import Any
 
-from jaxrec.data.clean.pipeline import Raw
+from jaxrec.data.clean.protocol import Raw
 from jaxrec.data.reading.duck import integer
 from jaxrec.data.reading.table import Field
 from jaxrec.sources.shared import add_raw_arguments, read_published

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from jaxrec.data.clean.pipeline import LEAVE_ONE_OUT, Raw
+from jaxrec.data.clean.protocol import LEAVE_ONE_OUT, Raw
 from jaxrec.data.reading import columns as read_as
 from jaxrec.data.reading.columns import ORDER, read_times
 from jaxrec.data.reading.duck import note_repeated

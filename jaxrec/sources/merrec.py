@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from jaxrec.data.clean.pipeline import Raw
+from jaxrec.data.clean.protocol import Raw
 from jaxrec.data.reading import columns as read_as
 from jaxrec.data.reading import duck
 from jaxrec.data.reading.columns import ORDER, read_times

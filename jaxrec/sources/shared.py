@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxrec.cli.command import ranged
-from jaxrec.data.clean.pipeline import Raw
+from jaxrec.data.clean.protocol import Raw
 from jaxrec.data.reading.columns import ORDER, UNITS
 from jaxrec.data.reading.table import NO_QUOTE, Field, Table, find_files, load, open_tables
 
@@ -111,7 +111,7 @@ def open_raw(connection: Any, arguments: Namespace, needed: Sequence[str] = (), 
 def read_published(
     connection: Any, arguments: Namespace, fields: Sequence[Field], time: str, date: str, **options: Any
 ) -> Raw:
-    """Fill the table ``raw`` from files of ``--raw`` whose columns are known; see ``pipeline.Raw``."""
+    """Fill the table ``raw`` from files of ``--raw`` whose columns are known; see ``protocol.Raw``."""
     table = open_raw(connection, arguments, **options)
     read, _, _ = load(connection, table, fields)
     return Raw(table.called, given_options(arguments), time, date, read=read)
