@@ -31,6 +31,10 @@ class Source(Protocol):
     def read(self, connection: Any, arguments: Namespace) -> Raw | RawRows:
         """Fill the DuckDB table ``raw`` and say what it holds; of rows the fields, ratings and times."""
 
+    def in_parts(self, arguments: Namespace) -> bool:
+        """May be missing: whether ``read`` may be given the files of ``--raw`` in parts, a process each. It then obeys
+        ``arguments.text_ids``: the ids of items stay text, since in another part they are."""
+
 
 def find_sources(others: Iterable[str] = ()) -> dict[str, Any]:
     """Every ``Source`` by the name that ``prepare`` knows it by; ``others``: dotted names of the user's modules."""

@@ -37,6 +37,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_file_arguments(parser)
 
 
+def in_parts(arguments: Namespace) -> bool:
+    """Not where kinds of event, or how many rows cannot be used, are known from all files alone."""
+    return arguments.event_column is None and not arguments.drop_invalid
+
+
 def read(connection: Any, arguments: Namespace) -> Raw:
     keys, time, kind = arguments.session, arguments.time, arguments.event_column
     if arguments.events is not None and kind is None:
@@ -60,7 +65,8 @@ def read(connection: Any, arguments: Namespace) -> Raw:
     invalid, about = check_values(connection, table, fields, arguments.drop_invalid)
     if arguments.drop_invalid:
         dropped["invalid rows"] = {"events": invalid}
-    notes = [*about, *read_as.whole_column(connection, "item", f"column '{arguments.item}'")]
+    text_ids = vars(arguments).get("text_ids", False)
+    notes = [*about, *read_as.whole_column(connection, "item", f"column '{arguments.item}'", text_ids)]
     further = ("event",) if kind else ()
     if not arguments.drop_duplicates:
         notes += note_repeated(connection, ["session", "item", "time", *further])

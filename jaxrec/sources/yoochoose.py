@@ -22,5 +22,9 @@ FIELDS = (
 add_arguments = add_raw_arguments
 
 
+def in_parts(arguments: Namespace) -> bool:
+    return True
+
+
 def read(connection: Any, arguments: Namespace) -> Raw:
     return read_published(connection, arguments, FIELDS, "time", "time // 1000 * 1000", columns=COLUMNS)

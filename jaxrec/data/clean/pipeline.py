@@ -20,7 +20,7 @@ targets outside it are dropped with their session. With ``Raw.whole_catalogue`` 
 dropped, as in the published protocol. Sessions stand in the order (split, date, first input row), which
 decides what ``fraction`` keeps, their events in the order (time, input row): the result depends on no threads.
 
-An *engine* holds the sessions: all on one DuckDB connection, or dealt to shards (jaxrec/data/cluster). The steps on
+An *engine* holds the sessions: all on one DuckDB connection, or dealt to shards (``shards``). The steps on
 them are those of ``steps``; here is what has to be decided for all of them at once. So engines write the same bytes.
 """
 
@@ -90,9 +90,14 @@ class OneConnection:
         return table["split"], table["events"]
 
     def events(self, raw: Raw, firsts: Sequence[int]) -> Iterator[Iterable[Sequence[np.ndarray]]]:
-        for split, first in enumerate(firsts):
-            with self.connection.sql(steps.split_events(raw, split, first)).to_arrow_reader(CHUNK) as stream:
-                yield ([column.to_numpy() for column in batch.columns] for batch in stream)
+        return split_streams(self.connection, raw, firsts)
+
+
+def split_streams(connection: Any, raw: Raw, firsts: Sequence[int]) -> Iterator[Iterable[Sequence[np.ndarray]]]:
+    """``Engine.events`` of one connection."""
+    for split, first in enumerate(firsts):
+        with connection.sql(steps.split_events(raw, split, first)).to_arrow_reader(CHUNK) as stream:
+            yield ([column.to_numpy() for column in batch.columns] for batch in stream)
 
 
 class Ledger:
@@ -147,7 +152,7 @@ def prepare(
     streams = engine.events(raw, (first, 0, 0))
     for index, ((name, sizes), stream) in enumerate(zip(lengths.items(), streams, strict=True)):
         arrays = list(ARRAYS)[: 2 + typed]
-        _write_split(stream, path / name, arrays, sizes, (0, 0) if index else gap)
+        write_split(stream, path / name, arrays, sizes, (0, 0) if index else gap)
         update(0.4 * sizes.sum() / total)
         names = [f"{name}/{array}" for array in (*arrays, "offsets.npy")]
         files |= {array: file_entry(path / array) for array in names}
@@ -241,7 +246,7 @@ def _last_fraction(train: np.ndarray, fraction: Fraction, ledger: Ledger) -> tup
     return first, train, gap
 
 
-def _write_split(
+def write_split(
     stream: Iterable[Sequence[np.ndarray]], folder: Path, names: Sequence[str], sizes: np.ndarray, gap: tuple[int, int]
 ) -> None:
     """Write the events of a stream into the arrays ``names``, without the positions in ``gap``, and the offsets of
