@@ -27,12 +27,12 @@ from jaxrec.data.clean.pipeline import Engine, OneConnection, prepare
 from jaxrec.data.clean.protocol import LEAVE_ONE_OUT, Cleaning, Raw, duration
 from jaxrec.data.clean.shards import MOST_SHARDS, Machine, Shards, deal_once
 from jaxrec.data.clean.vocabulary import read_former
-from jaxrec.data.cluster import cluster
+from jaxrec.data.cluster import MOST_WORKERS, cluster
 from jaxrec.data.codes import RawRows, rows_summary, write_rows
 from jaxrec.data.dataset import SPLITS
 from jaxrec.data.reading.columns import times_line
 from jaxrec.data.reading.duck import connect
-from jaxrec.data.reading.table import find_files, read_line
+from jaxrec.data.reading.table import file_state, find_files, read_line
 from jaxrec.data.store import staging, write_manifest
 from jaxrec.data.work import work_beside
 from jaxrec.errors import UserError, one_line
@@ -83,8 +83,8 @@ def main(argv: Sequence[str]) -> None:
         raw, engine = read(connection, arguments, source, update)
         for note in raw.notes:
             say("note", note)
-        if engine is None:
-            update(0.3, note="encode")
+        if isinstance(raw, RawRows):
+            update(0, note="encode")
             options, hashed = raw.options, ["fields", "user", "item", "label"]
             result = {"kind": "rows"} | write_rows(raw, out)
             hashed += ["splits"] if "splits" in result else []
@@ -121,7 +121,7 @@ def _check_engine(arguments: argparse.Namespace, sources: dict[str, Any]) -> Non
 
 def _read(
     connection: Any, arguments: argparse.Namespace, source: Any, update: Callable[..., None]
-) -> tuple[Raw | RawRows, Engine | None]:
+) -> tuple[Raw | RawRows, Any]:
     """What a source reads, and of sessions the engine that cleans it."""
     raw = source.read(connection, arguments)
     update(0.3)
@@ -132,18 +132,18 @@ def _read(
 def _reader(arguments: argparse.Namespace, source: Any) -> Iterator[Callable[..., tuple[Raw, Engine]]]:
     """``_read`` of the engine ``ray``, which runs as long as this; what it finishes lies beside the output until that
     is whole."""
-    names = find_files(getattr(arguments, "raw", []))
-    files = [(str(file.absolute()), file.stat().st_size) for file in names]
+    named = find_files(getattr(arguments, "raw", []))
+    states = [file_state(file) for file in named]
+    files = [(str(file), size) for file, (size, _) in zip(named, states, strict=True)]
     choices = {name: value for name, value in vars(arguments).items() if name not in MACHINE}
-    about = {"choices": choices, "files": [(*file, os.stat(file[0]).st_mtime_ns) for file in files],
-             "versions": [__version__, duckdb.__version__]}  # fmt: skip
+    about = {"choices": choices, "files": states, "folder": os.getcwd(), "versions": [__version__, duckdb.__version__]}
     with work_beside(arguments.out, about) as work, cluster(arguments.workers) as ray:
         machine, shards = Machine(ray, arguments.memory_limit, arguments.threads or 1), arguments.shards
 
         def read(
             connection: Any, arguments: argparse.Namespace, source: Any, update: Callable[..., None]
         ) -> tuple[Raw, Engine]:
-            if names and hasattr(source, "in_parts") and source.in_parts(arguments):
+            if files and hasattr(source, "in_parts") and source.in_parts(arguments):
                 raw, offsets = read_parts(source.read, arguments, files, shards, work, machine, update)
             else:
                 raw, offsets = source.read(connection, arguments), [0]
@@ -196,9 +196,9 @@ def _parser(sources: dict[str, Any]) -> argparse.ArgumentParser:
         machine.add_argument("--engine", choices=("duckdb", "ray"), default="duckdb", help="ray: sessions are dealt to "
                              "shards, which Ray's tasks clean; what is killed goes on where it stopped (default duckdb)"
                              )  # fmt: skip
-        machine.add_argument("--shards", type=ranged(int, 1, MOST_SHARDS), metavar="N", help="of --engine "
-                             f"ray: parts of the sessions, of which each task takes one (default {SHARDS})")  # fmt: skip
-        machine.add_argument("--workers", type=ranged(int, 1, MOST_SHARDS), metavar="M", help="of --engine "
+        machine.add_argument("--shards", type=ranged(int, 1, MOST_SHARDS), metavar="N", help="of "
+                             f"--engine ray: parts of the sessions, one for each task (default {SHARDS})")  # fmt: skip
+        machine.add_argument("--workers", type=ranged(int, 1, MOST_WORKERS), metavar="M", help="of --engine "
                              "ray: tasks at a time (default: one per processor)")  # fmt: skip
         machine.add_argument("--threads", type=ranged(int, 1, MOST), metavar="N", help="default: one per processor")
     return parser

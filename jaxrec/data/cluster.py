@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +17,12 @@ from jaxrec.errors import UserError, one_line
 
 ADDRESS = "RAY_ADDRESS"
 MEMORY = 80 << 20  # bytes of Ray's object store, the least it takes: all that is large goes through files
+MOST_WORKERS = 4096
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # which also asks and notes
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # about which it would warn
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # of a task that ends badly our own line tells
 }
 
 
@@ -36,18 +38,22 @@ class Cluster:
         beside = self.workers + 1 if self.local else max(1, (os.cpu_count() or 1) // threads)
         return f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') // 2 // beside}B"
 
-    def run(
-        self, task: Callable[..., Any], calls: Mapping[str, Sequence[Any]],
-        done: Callable[[], None] = lambda: None, cpus: int = 1, at_once: type[Exception] | None = None,
-    ) -> dict[str, Any]:  # fmt: skip
-        """The results of a task by the name of each call, whose arguments ``calls`` has. What fails is done once more, unless
-        it fails by the error ``at_once``, which is the user's. ``done`` is called after each call.
+    def each(
+        self, task: Callable[..., Any], calls: Mapping[str, Sequence[Any]], at_once: type[Exception] | None = None,
+        cpus: int = 1, gpu: bool = False,
+    ) -> Iterator[tuple[str, Any]]:  # fmt: skip
+        """The results of a task, in the order in which they come, by the name of each call, whose arguments ``calls``
+        has. What fails is done once more, unless by the error ``at_once``, which is the user's.
+
+        Args:
+            cpus: processors that a task takes.
+            gpu: whether it also takes a GPU, where there is one.
         """
         import ray
 
-        remote = ray.remote(num_cpus=cpus, max_retries=0)(task)
-        waiting, failed, results = list(reversed(calls)), set[str](), dict[str, Any]()
-        running: dict[Any, str] = {}
+        gpus = int(gpu and ray.cluster_resources().get("GPU", 0) >= 1)
+        remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(task)
+        waiting, failed, running = list(calls)[::-1], set[str](), dict[Any, str]()
         try:
             while waiting or running:
                 while waiting and len(running) < self.workers:
@@ -56,8 +62,7 @@ class Cluster:
                 (finished, *_), _ = ray.wait(list(running))
                 name = running.pop(finished)
                 try:
-                    results[name] = ray.get(finished)
-                    done()
+                    yield name, ray.get(finished)
                 except ray.exceptions.RayError as error:
                     cause = getattr(error, "cause", None)
                     if at_once and isinstance(cause, at_once):
@@ -70,7 +75,6 @@ class Cluster:
         finally:
             for one in running:
                 ray.cancel(one, force=True)
-        return {name: results[name] for name in calls}
 
 
 def _reason(error: Exception) -> str:
@@ -112,7 +116,3 @@ def _start(ray: Any, address: str | None, workers: int | None) -> None:
         where = f"{ADDRESS} {address}: no Ray answers there" if address else "--engine ray: Ray does not start"
         raise UserError(f"{where} ({one_line(str(error), 200)}); start one with 'ray start --head', or unset "
                         f"{ADDRESS}") from None  # fmt: skip
-    with suppress(ImportError, AttributeError):  # a task that ends badly is told of by our own line
-        from ray._private.ray_logging import global_worker_stdstream_dispatcher
-
-        global_worker_stdstream_dispatcher.remove_handler("ray_print_logs")

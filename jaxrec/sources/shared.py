@@ -58,8 +58,9 @@ def add_raw_arguments(parser: ArgumentParser, what: str = "the file of the data 
     """Add ``--raw``, of any number of files, and ``--quote``; ``what`` the files are."""
     parser.add_argument(
         "--raw", nargs="+", action="extend", default=[], required=True, metavar="PATH", help=f"{what}: files (CSV, "
-        "also in .gz, .zst or .zip, or Parquet), folders, quoted patterns such as 'logs/*.csv', or - for standard "
-        "input. Several need the same columns in one order; their rows count in the order given, or of the names",
+        "also in .gz, .zst or .zip, or Parquet), folders, quoted patterns such as 'logs/*.csv', any of these in a "
+        "store ('s3://bucket/logs/*'), or - for standard input. Several need the same columns in one order; their rows "
+        "count in the order given, or of the names",
     )  # fmt: skip
     parser.add_argument(
         "--quote", choices=(NO_QUOTE, '"'), help="none: quotes in CSV files are part of the text; '\"' given here: "

@@ -18,7 +18,7 @@ import numpy as np
 from jaxrec.data.clean.pipeline import added
 from jaxrec.data.clean.protocol import Raw
 from jaxrec.data.clean.shards import Machine, deal
-from jaxrec.data.reading.duck import fetch_row
+from jaxrec.data.reading.duck import TEXT, fetch_row
 from jaxrec.data.work import finished, scratch
 from jaxrec.errors import UserError
 
@@ -49,20 +49,19 @@ def read_parts(
 
     def deal_parts(numbers: Sequence[int]) -> list[dict[str, Any]]:
         calls = {f"part {n + 1} of {len(parts)}": (read, parts[n], shards, work, n, machine) for n in numbers}
-        results = machine.cluster.run(
-            read_part, calls, lambda: update(0.3 / len(parts)), cpus=machine.threads, at_once=UserError
-        )
-        return list(results.values())
+        results = dict[str, Any]()
+        for name, result in machine.cluster.each(read_part, calls, UserError, machine.threads):
+            results[name] = result
+            update(0.3 / len(parts))
+        return [results[name] for name in calls]
 
     found = deal_parts([0])
     for part in parts[1:]:
         if "time_unit" in part and part.time_format is None:
             part.time_unit = found[0]["raw"]["options"]["time_unit"]
     found += deal_parts(range(1, len(parts)))
-    kinds = [one["item"] for one in found]
-    if again := [n for n, kind in enumerate(kinds) if kind != kinds[0] and "VARCHAR" in kinds] and [
-        n for n, kind in enumerate(kinds) if kind != "VARCHAR"
-    ]:
+    if any(one["item"] == TEXT for one in found):
+        again = [number for number, one in enumerate(found) if one["item"] != TEXT]
         for number in again:
             parts[number].text_ids = True
         for number, result in zip(again, deal_parts(again), strict=True):

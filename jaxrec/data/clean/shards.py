@@ -177,11 +177,12 @@ class Shards:
         results = [finished(self.work / f"shard={shard}", step.__name__) for shard in range(self.shards)]
         calls = {
             f"shard {shard} of {self.shards}": (self.work, shard, self.offsets, self.machine, step, arguments[shard])
-            for shard, found in enumerate(results)
-            if found is None
+            for shard, result in enumerate(results)
+            if result is None
         }
-        answers = iter(self.machine.cluster.run(run_step, calls, cpus=self.machine.threads).values())
-        return [next(answers) if found is None else found for found in results]
+        answers = dict(self.machine.cluster.each(run_step, calls, cpus=self.machine.threads))
+        found = iter([answers[name] for name in calls])
+        return [next(found) if result is None else result for result in results]
 
     def merge(self, table: str, into: str, amount: str) -> None:
         self.connection.execute(
