@@ -18,14 +18,15 @@ import pytest
 from helpers import call, fails, run_process, spawn
 from test_text import NAMES, STAND_IN, write_data
 
-pytest.importorskip("ray", reason="needs the extra cluster")
-
 from jaxrec import text
 from jaxrec.data import cluster as clusters
 from jaxrec.data import work
 from jaxrec.data.clean import parts, shards
 from jaxrec.data.cluster import Cluster
 from jaxrec.errors import UserError
+
+os.environ.update(clusters.QUIET)  # which Ray reads when it is imported
+pytest.importorskip("ray", reason="needs the extra cluster")
 
 BEGIN = 1_700_000_000
 EVENTS = ("events", "--session=u", "--item=i", "--time=t", "--min-item-support=3", "--test-days=2")
@@ -175,23 +176,22 @@ def test_a_shard_that_fails_twice_and_then_goes_on(
     begin = shards.Shards.__init__
 
     def damaged(*arguments: Any) -> None:
-        os.truncate(next(place.glob("part=0/shard=1/*.parquet")), 100)
+        os.truncate(next(place.glob("part-0/shard=1/*.parquet")), 100)
         begin(*arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr(shards.Shards, "__init__", damaged)
         assert call(*argv) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert (
-        lines[-1].startswith("jaxrec: error: shard 1 of 3 failed twice: ") and "note" in lines[-2] and len(lines) == 2
-    )
-    assert not (tmp_path / "out").exists() and (place / "shard=0" / "count_items.json").is_file()
-    kept = (place / "shard=0" / "count_items.json").stat().st_mtime_ns
+    assert lines[-1].startswith("jaxrec: error: shard 1 of 3 failed twice: ")
+    assert [line for line in lines if not line.startswith("jaxrec: note: ")] == lines[-1:]
+    assert not (tmp_path / "out").exists() and (place / "shard-0" / "count_items.json").is_file()
+    kept = (place / "shard-0" / "count_items.json").stat().st_mtime_ns
     seen: list[int] = []
     begin_clean = shards.Shards.lengths
 
     def look(engine: Any) -> Any:
-        seen.append((place / "shard=0" / "count_items.json").stat().st_mtime_ns)
+        seen.append((place / "shard-0" / "count_items.json").stat().st_mtime_ns)
         return begin_clean(engine)
 
     monkeypatch.setattr(shards.Shards, "lengths", look)
@@ -272,7 +272,7 @@ def test_a_process_that_is_killed_goes_on(tmp_path: Path) -> None:
     pq.write_table(table(3, 40_000), raw)
     argv = (*EVENTS, "--raw", raw, "--out", tmp_path / "out", *RAY, "--shards=6", "--workers=1")
     place = tmp_path / ".out.work"
-    for piece in ("shard=1/count_items.json", "shard=3/rank_sessions.json", "shard=2/write_events.json"):
+    for piece in ("shard-1/count_items.json", "shard-3/rank_sessions.json", "shard-2/write_events.json"):
         process = spawn("prepare", *argv)
         while not (place / piece).is_file():
             assert process.poll() is None
@@ -317,7 +317,8 @@ def test_a_bucket(bucket: Any, log: Path, tmp_path: Path, capsys: pytest.Capture
         raw = {"here": log, "folder": "s3://logs/days"}.get(name, "s3://logs/days/*.parquet")
         argv = (*EVENTS, "--raw", raw, "--out", tmp_path / name, *engine)
         if engine:  # whose processes have to know the server
-            assert run_process("prepare", *argv)[::2] == (0, "")
+            status, _, err = run_process("prepare", *argv)
+            assert status == 0, err
         else:
             assert call("prepare", *argv) == 0
     assert contents(tmp_path / "here") == contents(tmp_path / "folder") == contents(tmp_path / "ray")
@@ -328,8 +329,10 @@ def test_a_bucket(bucket: Any, log: Path, tmp_path: Path, capsys: pytest.Capture
 
 
 def test_a_store_without_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"):
+    pytest.importorskip("s3fs").S3FileSystem.clear_instance_cache()
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")  # never the real one
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))

@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxrec.data.clean.pipeline import added
 from jaxrec.data.clean.protocol import Raw
-from jaxrec.data.clean.shards import Machine, deal
+from jaxrec.data.clean.shards import Machine, deal, part_place
 from jaxrec.data.reading.duck import TEXT, fetch_row
 from jaxrec.data.work import finished, scratch
 from jaxrec.errors import UserError
@@ -91,12 +91,12 @@ def read_part(
     read: Reader, arguments: Namespace, shards: int, work: Path, part: int, machine: Machine
 ) -> dict[str, Any]:
     """A task: read a part of the files and deal its events."""
-    place, name = work / f"part={part}", "text" if arguments.text_ids else "read"
+    place, name = part_place(work, part), "text" if arguments.text_ids else "read"
     if (found := finished(place, name)) is not None:
         return dict(found)
     with scratch(place) as made, machine.connect(place / made.name / "spill") as connection:
         raw = read(connection, arguments)
         (kind,) = fetch_row(connection, "SELECT any_value(typeof(item)) FROM raw")
         about = {"raw": asdict(raw), "item": kind, "rows": raw.read["rows"] if raw.read else 0}
-        deal(connection, raw, shards, place, made / "kept", name, about)
+        deal(connection, raw, shards, work, part, name, about)
     return about

@@ -2,8 +2,8 @@
 
 All that tasks leave are files of the directory of the work (jaxrec/data/work.py):
 
-    part=0/shard=3/*.parquet   the events of a part of the input, dealt; ``row`` counts from the part's first row
-    shard=3/long.parquet …     the tables of a shard, by the steps that leave them
+    part-0/shard=3/*.parquet   the events of a part of the input, dealt; ``row`` counts from the part's first row
+    shard-3/long.parquet …     the tables of a shard, by the steps that leave them
             train/items.npy …  the shard's events of each split, in order
     supported.parquet …        what is decided for all sessions, for the shards to read
 
@@ -62,31 +62,45 @@ class Machine:
             yield connection
 
 
-def deal(connection: Any, raw: Raw, shards: int, place: Path, made: Path, name: str, result: Any) -> None:
-    """Deal the events of the table ``raw`` to shards: into the directory ``made``, and then as the piece ``name`` of
-    ``place``, of which ``result`` is told."""
-    made.mkdir()
+def part_place(work: Path, part: int | str) -> Path:
+    """Where the events of a part are; of the part ``*``, of all."""
+    return work / f"part-{part}"
+
+
+def shard_place(work: Path, shard: int | str) -> Path:
+    """Where the tables of a shard are; of the shard ``*``, of all."""
+    return work / f"shard-{shard}"
+
+
+def deal(connection: Any, raw: Raw, shards: int, work: Path, part: int, name: str, result: Any) -> None:
+    """Deal the events of the table ``raw`` to shards, as the piece ``name`` of a part, of which ``result`` is told."""
+    place = part_place(work, part)
+    with scratch(place) as made:
+        _deal(connection, raw, shards, part, made)
+        for old in place.glob("shard=*"):  # of an attempt that was killed, which may have left more files
+            shutil.rmtree(old)
+        finish(place, name, made, result)
+
+
+def _deal(connection: Any, raw: Raw, shards: int, part: int, made: Path) -> None:
     steps.make_events(connection, raw)
     connection.execute(f"SET partitioned_write_flush_threshold = {BUFFERED}")
-    connection.execute(f"COPY (SELECT *, hash(session) % {shards} AS shard FROM events) TO {quoted(str(made))} "
-                       "(FORMAT parquet, PARTITION_BY (shard), OVERWRITE_OR_IGNORE)")  # fmt: skip
+    connection.execute(
+        f"COPY (SELECT *, {part} AS part, hash(session) % {shards} AS shard FROM events) "
+        f"TO {quoted(str(made))} (FORMAT parquet, PARTITION_BY (shard), OVERWRITE_OR_IGNORE)"
+    )
     for shard in range(shards):
         if not (folder := made / f"shard={shard}").is_dir():  # no session was dealt to it
             folder.mkdir()
-            connection.execute(f"COPY (FROM events LIMIT 0) TO {quoted(str(folder / 'data_0.parquet'))} "
-                               "(FORMAT parquet)")  # fmt: skip
+            connection.execute(f"COPY (SELECT *, {part} AS part FROM events LIMIT 0) TO "
+                               f"{quoted(str(folder / 'data_0.parquet'))} (FORMAT parquet)")  # fmt: skip
     connection.execute("DROP VIEW events")
-    for old in place.glob("shard=*"):  # of an attempt that was killed, which may have left more files
-        shutil.rmtree(old)
-    finish(place, name, made, result)
 
 
 def deal_once(connection: Any, raw: Raw, shards: int, work: Path) -> None:
     """Deal all events as one part, where that is not done."""
-    place = work / "part=0"
-    if finished(place, "dealt") is None:
-        with scratch(place) as made:
-            deal(connection, raw, shards, place, made / "kept", "dealt", {})
+    if finished(part_place(work, 0), "dealt") is None:
+        deal(connection, raw, shards, work, 0, "dealt", {})
     if raw.extras is None:
         connection.execute("DROP TABLE raw")
 
@@ -96,7 +110,7 @@ def run_step(
     arguments: Sequence[Any],
 ) -> Numbers:  # fmt: skip
     """A task: a step on a shard, whose numbers and tables become files; ``offsets`` are those of the parts' rows."""
-    place, (reads, leaves) = work / f"shard={shard}", TABLES[step.__name__]
+    place, (reads, leaves) = shard_place(work, shard), TABLES[step.__name__]
     with scratch(place) as made, machine.connect(place / made.name / "spill") as connection:
         try:
             _open(connection, work, shard, offsets, reads)
@@ -107,7 +121,8 @@ def run_step(
             for table in leaves:
                 if _left(connection, table):
                     file = quoted(str(made / "kept" / f"{table}.parquet"))
-                    connection.execute(f"COPY {table} TO {file} (FORMAT parquet)")
+                    connection.execute(f"COPY (SELECT *, {shard}::USMALLINT AS shard FROM {table}) TO {file} "
+                                       "(FORMAT parquet)")  # fmt: skip
         except duckdb.Error as error:
             raise UserError(f"{place}: {str(error).splitlines()[0]}") from None
         finish(place, step.__name__, made / "kept", numbers)
@@ -116,14 +131,11 @@ def run_step(
 
 def _open(connection: Any, work: Path, shard: int, offsets: Sequence[int], tables: Sequence[str]) -> None:
     """What a step reads. ``sessions`` is a table, since a step takes rows out of it; all else stays in its files."""
-    events = (
-        f"SELECT * EXCLUDE part REPLACE (row + ({list(offsets)})[part + 1] AS row) FROM read_parquet("
-        f"{quoted(str(work / 'part=*' / f'shard={shard}' / '*.parquet'))}, hive_partitioning = true, "
-        "hive_types = {'part': BIGINT, 'shard': BIGINT})"
-    )
-    connection.execute(f"CREATE VIEW events AS SELECT * EXCLUDE shard FROM ({events})")
+    dealt = _rows(part_place(work, "*") / f"shard={shard}" / "*.parquet")
+    connection.execute("CREATE VIEW events AS SELECT * EXCLUDE part REPLACE "
+                       f"(row + ({list(offsets)})[part + 1] AS row) FROM {dealt}")  # fmt: skip
     for table in tables:
-        file = (work if table in OF_ALL else work / f"shard={shard}") / f"{table}.parquet"
+        file = (work if table in OF_ALL else shard_place(work, shard)) / f"{table}.parquet"
         if file.is_file():
             kind = "TABLE" if table == "sessions" else "VIEW"
             connection.execute(f"CREATE TEMP {kind} {table} AS SELECT * FROM {_rows(file)}")
@@ -137,8 +149,9 @@ def _left(connection: Any, table: str) -> bool:
     return any(name.endswith("_clicks") for name in names) if table == "clicks" else table in names
 
 
-def _rows(files: Path, more: str = "hive_partitioning = false") -> str:
-    return f"read_parquet({quoted(str(files))}, {more})"
+def _rows(files: Path) -> str:
+    """SQL of the rows of Parquet files, and of no columns that their directories may name."""
+    return f"read_parquet({quoted(str(files))}, hive_partitioning = false)"
 
 
 def write_events(connection: Any, raw: Raw, firsts: Sequence[int], folder: Path) -> Numbers:
@@ -174,7 +187,7 @@ class Shards:
 
     def run(self, step: Callable[..., Numbers], arguments: Sequence[Sequence[Any]]) -> list[Numbers]:
         """Run a step on each shard with arguments of its own; finished ones are not run again."""
-        results = [finished(self.work / f"shard={shard}", step.__name__) for shard in range(self.shards)]
+        results = [finished(shard_place(self.work, shard), step.__name__) for shard in range(self.shards)]
         calls = {
             f"shard {shard} of {self.shards}": (self.work, shard, self.offsets, self.machine, step, arguments[shard])
             for shard, result in enumerate(results)
@@ -187,7 +200,7 @@ class Shards:
     def merge(self, table: str, into: str, amount: str) -> None:
         self.connection.execute(
             f"CREATE TEMP TABLE {into} AS SELECT item, sum({amount})::BIGINT AS {amount} FROM "
-            f"{_rows(self.work / 'shard=*' / f'{table}.parquet')} GROUP BY item"
+            f"{_rows(shard_place(self.work, '*') / f'{table}.parquet')} GROUP BY item"
         )
 
     def share(self, table: str) -> None:
@@ -197,10 +210,9 @@ class Shards:
             file.replace(self.work / file.name)
 
     def lengths(self) -> tuple[np.ndarray, np.ndarray]:
-        ranked = _rows(self.work / "shard=*" / "ranked.parquet", "hive_partitioning = true")
+        ranked = _rows(shard_place(self.work, "*") / "ranked.parquet")
         table = self.connection.execute(
-            f"SELECT split::UTINYINT AS split, events, shard::USMALLINT AS shard FROM {ranked} "
-            "ORDER BY split, date, first"
+            f"SELECT split::UTINYINT AS split, events, shard FROM {ranked} ORDER BY split, date, first"
         ).fetchnumpy()
         self.split_of, self.sizes, self.owners = table["split"], table["events"], table["shard"]
         return self.split_of, self.sizes
@@ -215,7 +227,7 @@ class Shards:
         for split, first in enumerate(firsts):
             chosen = self.split_of == split
             names = list(ARRAYS)[: 2 + bool(raw.event_types)]
-            runs = [[np.load(self.work / f"shard={shard}" / SPLITS[split] / name, mmap_mode="r") for name in names]
+            runs = [[np.load(shard_place(self.work, shard) / SPLITS[split] / name, mmap_mode="r") for name in names]
                     for shard in range(self.shards)]  # fmt: skip
             yield merged(runs, self.owners[chosen][first:], self.sizes[chosen][first:])
 
