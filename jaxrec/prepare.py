@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -144,12 +144,14 @@ def _reader(arguments: argparse.Namespace, source: Any) -> Iterator[Callable[...
             connection: Any, arguments: argparse.Namespace, source: Any, update: Callable[..., None]
         ) -> tuple[Raw, Engine]:
             if files and hasattr(source, "in_parts") and source.in_parts(arguments):
-                raw, offsets = read_parts(source.read, arguments, files, shards, work, machine, update)
-            else:
-                raw, offsets = source.read(connection, arguments), [0]
-                update(0.3)
-                deal_once(connection, raw, shards, work)
-            return raw, Shards(connection, work, shards, offsets, machine)
+                raw, parts = read_parts(source.read, arguments, files, shards, work, machine, update)
+                engine = Shards(connection, work, shards, parts.offsets, machine)
+                extras = source.extras_of_parts(parts, engine) if hasattr(source, "extras_of_parts") else None
+                return replace(raw, extras=extras), engine
+            raw = source.read(connection, arguments)
+            update(0.3)
+            deal_once(connection, raw, shards, work)
+            return raw, Shards(connection, work, shards, [0], machine)
 
         yield read
 

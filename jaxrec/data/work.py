@@ -35,6 +35,8 @@ def work_beside(out: Path, about: dict[str, Any]) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         write_sealed(folder / ABOUT, {"about": about})
+    for attempt in [*folder.glob(".*"), *folder.glob("*/.*")]:
+        shutil.rmtree(attempt, ignore_errors=True)
     if any(folder.glob("*/*.json")):
         say("note", f"{out}: goes on where it stopped, with what {folder} has")
     try:

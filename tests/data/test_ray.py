@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from helpers import call, fails, run_process, spawn
@@ -92,9 +93,19 @@ def test_logs(argv: list[str], shard_count: int, log: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.usefixtures("ray_here")
-def test_events_on_items_with_names(tmp_path: Path) -> None:
-    found = both(tmp_path, "merrec-synthetic", "--events=3000", "--items=400", "--names=50", "--users=100")
+def test_events_on_items_with_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Generated, and the same from the files, whose items change from one to the next."""
+    words = ("--events=3000", "--items=400", "--names=50", "--users=100", "--days=9")
+    for name in ("generated", "files"):
+        (tmp_path / name).mkdir()
+    found = both(tmp_path / "generated", "merrec-synthetic", *words)
     assert {"attributes.parquet", "names.parquet", "train/events.npy"} <= found.keys()
+    assert call("prepare", "merrec-synthetic", *words, "--out", tmp_path / "data", "--raw-out", tmp_path / "raw") == 0
+    for day, file in enumerate(sorted((tmp_path / "raw").glob("2*.parquet"))):
+        rows = pq.read_table(file)
+        pq.write_table(rows.set_column(rows.column_names.index("price"), "price", pc.add(rows["price"], day)), file)
+    monkeypatch.setattr(parts, "LEAST", 1000)
+    both(tmp_path / "files", "merrec", "--raw", tmp_path / "raw", shard_count=4)
 
 
 @pytest.mark.usefixtures("ray_here")
@@ -272,7 +283,7 @@ def test_a_process_that_is_killed_goes_on(tmp_path: Path) -> None:
     pq.write_table(table(3, 40_000), raw)
     argv = (*EVENTS, "--raw", raw, "--out", tmp_path / "out", *RAY, "--shards=6", "--workers=1")
     place = tmp_path / ".out.work"
-    for piece in ("shard-1/count_items.json", "shard-3/rank_sessions.json", "shard-2/write_events.json"):
+    for piece in ("shard-1/count_items.json", "shard-3/rank_sessions.json", "shard-2/write_runs.json"):
         process = spawn("prepare", *argv)
         while not (place / piece).is_file():
             assert process.poll() is None

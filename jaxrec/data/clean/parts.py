@@ -11,21 +11,30 @@ from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxrec.data.clean.pipeline import added
 from jaxrec.data.clean.protocol import Raw
-from jaxrec.data.clean.shards import Machine, deal, part_place
-from jaxrec.data.reading.duck import TEXT, fetch_row
-from jaxrec.data.work import finished, scratch
+from jaxrec.data.clean.shards import Machine, Shards, deal, parquet_rows, part_place
+from jaxrec.data.clean.steps import latest_items, make_latest
+from jaxrec.data.reading.duck import TEXT, fetch_row, quoted
+from jaxrec.data.work import finish, finished, scratch
 from jaxrec.errors import UserError
 
 LEAST = 64 << 20  # bytes of the files of a part, so that small files are read together
 MOST_PARTS = 256
+DESCRIBED = "described.parquet"
 COUNTS = ("rows", "files", "blank_lines", "lines_in_quotes")  # of what was read, as the manifest has them
 Reader = Callable[[Any, Namespace], Raw]
+
+
+class Parts(NamedTuple):
+    """Raw files that were read apart."""
+
+    arguments: tuple[Namespace, ...]  # of the command, each with the files of a part
+    offsets: tuple[int, ...]  # in the rows of all files, where those of each part begin
 
 
 def group(sizes: Sequence[int]) -> list[list[int]]:
@@ -42,8 +51,8 @@ def group(sizes: Sequence[int]) -> list[list[int]]:
 def read_parts(
     read: Reader, arguments: Namespace, files: Sequence[tuple[str, int]], shards: int, work: Path, machine: Machine,
     update: Callable[..., None],
-) -> tuple[Raw, list[int]]:  # fmt: skip
-    """Read and deal ``files``, each with its bytes; returns what was read, and where the rows of each part begin."""
+) -> tuple[Raw, Parts]:  # fmt: skip
+    """Read and deal ``files``, each with its bytes."""
     groups = [[files[number][0] for number in numbers] for numbers in group([size for _, size in files])]
     parts = [_arguments(arguments, names) for names in groups]
 
@@ -57,8 +66,8 @@ def read_parts(
 
     found = deal_parts([0])
     for part in parts[1:]:
-        if "time_unit" in part and part.time_format is None:
-            part.time_unit = found[0]["raw"]["options"]["time_unit"]
+        if (unit := found[0]["raw"]["time_unit"]) is not None and part.time_format is None:
+            part.time_unit = unit
     found += deal_parts(range(1, len(parts)))
     if any(one["item"] == TEXT for one in found):
         again = [number for number, one in enumerate(found) if one["item"] != TEXT]
@@ -67,7 +76,8 @@ def read_parts(
         for number, result in zip(again, deal_parts(again), strict=True):
             found[number] = result
     raws = [Raw(**one["raw"]) for one in found]
-    return _together(raws, len(files)), [0, *np.cumsum([one["rows"] for one in found])[:-1].tolist()]
+    ends = np.cumsum([one["rows"] for one in found]).tolist()
+    return _together(raws, len(files)), Parts(tuple(parts), (0, *ends[:-1]))
 
 
 def _arguments(arguments: Namespace, names: Sequence[str]) -> Namespace:
@@ -97,6 +107,39 @@ def read_part(
     with scratch(place) as made, machine.connect(place / made.name / "spill") as connection:
         raw = read(connection, arguments)
         (kind,) = fetch_row(connection, "SELECT any_value(typeof(item)) FROM raw")
-        about = {"raw": asdict(raw), "item": kind, "rows": raw.read["rows"] if raw.read else 0}
+        about = {"raw": asdict(replace(raw, extras=None)), "item": kind, "rows": raw.read["rows"] if raw.read else 0}
         deal(connection, raw, shards, work, part, name, about)
     return about
+
+
+def describe_parts(describe: Callable[[Any, Namespace], str], parts: Parts, shards: Shards) -> str:
+    """SQL of what the raw files say of the rows in the table ``latest`` of all shards; ``describe`` makes SQL of a
+    part, of its files and a table ``latest`` (index, row) of its rows. Its columns have to be those of every part."""
+    shards.each(latest_items)
+    make_latest(shards.connection, shards.rows("latest_rows"))
+    shards.share("latest")
+    bounds = zip(parts.offsets, (*parts.offsets[1:], None), strict=True)
+    calls = {
+        f"part {part + 1} of {len(parts.offsets)}": (describe, arguments, shards.work, part, rows, shards.machine)
+        for part, (arguments, rows) in enumerate(zip(parts.arguments, bounds, strict=True))
+    }
+    dict(shards.machine.cluster.each(describe_part, calls, UserError, shards.machine.threads))
+    return parquet_rows(part_place(shards.work, "*") / DESCRIBED)
+
+
+def describe_part(
+    describe: Callable[[Any, Namespace], str], arguments: Namespace, work: Path, part: int,
+    rows: tuple[int, int | None], machine: Machine,
+) -> None:  # fmt: skip
+    """A task: what the files of a part say of the latest rows of items; ``rows`` are those of the part."""
+    place, (first, end) = part_place(work, part), rows
+    if finished(place, "described") is not None:
+        return
+    with scratch(place) as made, machine.connect(work / made.name / "spill") as connection:
+        here = f"row >= {first}" + (f" AND row < {end}" if end is not None else "")
+        connection.execute(f"CREATE VIEW latest AS SELECT index, item, row - {first} AS row FROM "
+                           f"{parquet_rows(work / 'latest.parquet')} WHERE {here}")  # fmt: skip
+        query = describe(connection, arguments)
+        (made / "kept").mkdir()
+        connection.execute(f"COPY ({query}) TO {quoted(str(made / 'kept' / DESCRIBED))} (FORMAT parquet)")
+        finish(place, "described", made / "kept", {})

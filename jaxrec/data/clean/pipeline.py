@@ -152,7 +152,8 @@ def prepare(
     streams = engine.events(raw, (first, 0, 0))
     for index, ((name, sizes), stream) in enumerate(zip(lengths.items(), streams, strict=True)):
         arrays = list(ARRAYS)[: 2 + typed]
-        write_split(stream, path / name, arrays, sizes, (0, 0) if index else gap)
+        write_events(stream, path / name, arrays, int(sizes.sum()), (0, 0) if index else gap)
+        np.save(path / name / "offsets.npy", np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))
         update(0.4 * sizes.sum() / total)
         names = [f"{name}/{array}" for array in (*arrays, "offsets.npy")]
         files |= {array: file_entry(path / array) for array in names}
@@ -246,12 +247,12 @@ def _last_fraction(train: np.ndarray, fraction: Fraction, ledger: Ledger) -> tup
     return first, train, gap
 
 
-def write_split(
-    stream: Iterable[Sequence[np.ndarray]], folder: Path, names: Sequence[str], sizes: np.ndarray, gap: tuple[int, int]
-) -> None:
-    """Write the events of a stream into the arrays ``names``, without the positions in ``gap``, and the offsets of
-    sessions of int64[sessions] ``sizes``."""
-    total, position = int(sizes.sum()), 0
+def write_events(
+    stream: Iterable[Sequence[np.ndarray]], folder: Path, names: Sequence[str], total: int,
+    gap: tuple[int, int] = (0, 0),
+) -> None:  # fmt: skip
+    """Write the events of a stream into the arrays ``names``, of length ``total``, without the positions in ``gap``."""
+    position = 0
     with ExitStack() as stack:
         arrays = [stack.enter_context(array_file(folder / name, ARRAYS[name], total)) for name in names]
         for columns in stream:
@@ -261,4 +262,3 @@ def write_split(
             position += len(columns[0])
     if position != total + gap[1] - gap[0]:
         raise AssertionError("other events than the sessions' lengths add up to")
-    np.save(folder / "offsets.npy", np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))

@@ -59,6 +59,7 @@ class Raw:
     extras: Callable[[Path], Extras] | None = None  # called with the directory while raw and vocabulary still stand
     notes: Sequence[str] = ()  # what the user should know of how the files were read
     counters: bool = False  # times are counters that only order
+    time_unit: str | None = None  # of the times in the files, where the user names their column
     read: dict[str, int] | None = None  # how many rows and files were read, for the manifest; None where nothing was
     dropped: dict[str, dict[str, int]] = field(default_factory=dict)  # what was left out, as the manifest has it
 

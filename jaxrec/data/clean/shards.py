@@ -24,7 +24,7 @@ import duckdb
 import numpy as np
 
 from jaxrec.data.clean import steps
-from jaxrec.data.clean.pipeline import ARRAYS, CHUNK, split_streams, write_split
+from jaxrec.data.clean.pipeline import ARRAYS, CHUNK, split_streams, write_events
 from jaxrec.data.clean.protocol import Raw
 from jaxrec.data.clean.steps import Numbers
 from jaxrec.data.cluster import Cluster
@@ -41,8 +41,9 @@ TABLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "date_sessions": (("clicks", "long", "supported"), ("dated",)),
     "split_sessions": (("clicks", "dated", "supported"), ("sessions", "counted", "placed")),
     "rank_sessions": (("clicks", "sessions", "placed", "vocabulary"), ("ranked",)),
-    "write_events": (("clicks", "sessions", "placed", "ranked", "vocabulary"), ()),
+    "write_runs": (("clicks", "sessions", "placed", "ranked", "vocabulary"), ()),
     "count_types": (("clicks", "ranked", "vocabulary"), ()),
+    "latest_items": ((), ("latest_rows",)),
 }
 """What each step reads, and what it leaves; ``placed`` is there where the last event is left out alone."""
 
@@ -114,7 +115,7 @@ def run_step(
     with scratch(place) as made, machine.connect(place / made.name / "spill") as connection:
         try:
             _open(connection, work, shard, offsets, reads)
-            if step is write_events:
+            if step is write_runs:
                 arguments = (*arguments, made / "kept")
             numbers = step(connection, *arguments)
             (made / "kept").mkdir(exist_ok=True)
@@ -131,14 +132,14 @@ def run_step(
 
 def _open(connection: Any, work: Path, shard: int, offsets: Sequence[int], tables: Sequence[str]) -> None:
     """What a step reads. ``sessions`` is a table, since a step takes rows out of it; all else stays in its files."""
-    dealt = _rows(part_place(work, "*") / f"shard={shard}" / "*.parquet")
+    dealt = parquet_rows(part_place(work, "*") / f"shard={shard}" / "*.parquet")
     connection.execute("CREATE VIEW events AS SELECT * EXCLUDE part REPLACE "
                        f"(row + ({list(offsets)})[part + 1] AS row) FROM {dealt}")  # fmt: skip
     for table in tables:
         file = (work if table in OF_ALL else shard_place(work, shard)) / f"{table}.parquet"
         if file.is_file():
             kind = "TABLE" if table == "sessions" else "VIEW"
-            connection.execute(f"CREATE TEMP {kind} {table} AS SELECT * FROM {_rows(file)}")
+            connection.execute(f"CREATE TEMP {kind} {table} AS SELECT * FROM {parquet_rows(file)}")
         elif table == "clicks":  # nothing was taken from the events
             connection.execute("CREATE VIEW clicks AS SELECT * FROM events")
 
@@ -149,25 +150,21 @@ def _left(connection: Any, table: str) -> bool:
     return any(name.endswith("_clicks") for name in names) if table == "clicks" else table in names
 
 
-def _rows(files: Path) -> str:
+def parquet_rows(files: Path) -> str:
     """SQL of the rows of Parquet files, and of no columns that their directories may name."""
     return f"read_parquet({quoted(str(files))}, hive_partitioning = false)"
 
 
-def write_events(connection: Any, raw: Raw, firsts: Sequence[int], folder: Path) -> Numbers:
+def write_runs(connection: Any, raw: Raw, firsts: Sequence[int], folder: Path) -> Numbers:
     """Write the arrays of the shard's events of each split, from its session ``first`` on, into a directory."""
     if raw.leave_one_out:
         steps.make_parts(connection)
     names = list(ARRAYS)[: 2 + bool(raw.event_types)]
+    totals = [steps.sums(connection, f"ranked WHERE split = {split} AND rank >= {first}")[1]
+              for split, first in enumerate(firsts)]  # fmt: skip
     folder.mkdir()
-    sizes = [
-        connection.execute(f"SELECT events FROM ranked WHERE split = {split} AND rank >= {first}").fetchnumpy()[
-            "events"
-        ]
-        for split, first in enumerate(firsts)
-    ]
-    for name, stream, of_split in zip(SPLITS, split_streams(connection, raw, firsts), sizes, strict=True):
-        write_split(stream, folder / name, names, of_split, (0, 0))
+    for name, stream, total in zip(SPLITS, split_streams(connection, raw, firsts), totals, strict=True):
+        write_events(stream, folder / name, names, total)
     return {}
 
 
@@ -200,8 +197,12 @@ class Shards:
     def merge(self, table: str, into: str, amount: str) -> None:
         self.connection.execute(
             f"CREATE TEMP TABLE {into} AS SELECT item, sum({amount})::BIGINT AS {amount} FROM "
-            f"{_rows(shard_place(self.work, '*') / f'{table}.parquet')} GROUP BY item"
+            f"{self.rows(table)} GROUP BY item"
         )
+
+    def rows(self, table: str) -> str:
+        """SQL of a table of all shards together."""
+        return parquet_rows(shard_place(self.work, "*") / f"{table}.parquet")
 
     def share(self, table: str) -> None:
         with scratch(self.work) as made:
@@ -210,10 +211,8 @@ class Shards:
             file.replace(self.work / file.name)
 
     def lengths(self) -> tuple[np.ndarray, np.ndarray]:
-        ranked = _rows(shard_place(self.work, "*") / "ranked.parquet")
-        table = self.connection.execute(
-            f"SELECT split::UTINYINT AS split, events, shard FROM {ranked} ORDER BY split, date, first"
-        ).fetchnumpy()
+        table = self.connection.execute(f"SELECT split::UTINYINT AS split, events, shard FROM {self.rows('ranked')} "
+                                        "ORDER BY split, date, first").fetchnumpy()  # fmt: skip
         self.split_of, self.sizes, self.owners = table["split"], table["events"], table["shard"]
         return self.split_of, self.sizes
 
@@ -223,7 +222,7 @@ class Shards:
             left_out = self.owners[self.split_of == split][:first]
             counts.append(np.bincount(left_out, minlength=self.shards))
         ours = [[int(count[shard]) for count in counts] for shard in range(self.shards)]
-        self.run(write_events, [(replace(raw, extras=None), one) for one in ours])
+        self.run(write_runs, [(replace(raw, extras=None), one) for one in ours])
         for split, first in enumerate(firsts):
             chosen = self.split_of == split
             names = list(ARRAYS)[: 2 + bool(raw.event_types)]

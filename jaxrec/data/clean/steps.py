@@ -226,3 +226,21 @@ def count_types(connection: Any, raw: Raw) -> Numbers:
     found = dict(connection.execute("SELECT event, count(*) FROM clicks SEMI JOIN vocabulary USING (item) "
                                     "SEMI JOIN ranked USING (session) GROUP BY event").fetchall())  # fmt: skip
     return {name: found.get(index, 0) for index, name in enumerate(raw.event_types)}
+
+
+def latest_rows(events: str) -> str:
+    """SQL of the last row of those of the latest time of each item: item, time, row; of a relation with these."""
+    return (f"SELECT item, time, max(row) AS row FROM {events} JOIN (SELECT item, max(time) AS time FROM {events} "
+            "GROUP BY item) USING (item, time) GROUP BY item, time")  # fmt: skip
+
+
+def latest_items(connection: Any) -> Numbers:
+    """The table ``latest_rows`` of the events, also of those that cleaning drops."""
+    connection.execute(f"CREATE TEMP TABLE latest_rows AS {latest_rows('events')}")
+    return {}
+
+
+def make_latest(connection: Any, events: str) -> None:
+    """The table ``latest`` (index, item, row) of the vocabulary, of all events or of the ``latest_rows`` of shards."""
+    connection.execute(f"CREATE TEMP TABLE latest AS SELECT index, item, row FROM ({latest_rows(events)}) "
+                       "JOIN vocabulary USING (item)")  # fmt: skip
