@@ -124,7 +124,7 @@ def describe_parts(describe: Callable[[Any, Namespace], str], parts: Parts, shar
         for part, (arguments, rows) in enumerate(zip(parts.arguments, bounds, strict=True))
     }
     dict(shards.machine.cluster.each(describe_part, calls, UserError, shards.machine.threads))
-    return parquet_rows(part_place(shards.work, "*") / DESCRIBED)
+    return f"SELECT * FROM {parquet_rows(part_place(shards.work, '*') / DESCRIBED)}"
 
 
 def describe_part(
