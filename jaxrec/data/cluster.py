@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from jaxrec.errors import UserError, one_line
 
 ADDRESS = "RAY_ADDRESS"
 MEMORY = 80 << 20  # bytes of Ray's object store, the least it takes: all that is large goes through files
+PATIENCE = 10.0  # seconds until an address has to answer
 MOST_WORKERS = 4096
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # which also asks and notes
@@ -106,6 +108,12 @@ def cluster(workers: int | None) -> Iterator[Cluster]:
 
 
 def _start(ray: Any, address: str | None, workers: int | None) -> None:
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal():  # which Ray itself would try for many minutes, and say so
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), PATIENCE).close()
+        except (OSError, OverflowError) as error:
+            raise _no_answer(address, error) from None
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if not address:
         processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -113,6 +121,9 @@ def _start(ray: Any, address: str | None, workers: int | None) -> None:
     try:
         ray.init(**quiet)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        where = f"{ADDRESS} {address}: no Ray answers there" if address else "--engine ray: Ray does not start"
-        raise UserError(f"{where} ({one_line(str(error), 200)}); start one with 'ray start --head', or unset "
-                        f"{ADDRESS}") from None  # fmt: skip
+        raise _no_answer(address, error) from None
+
+
+def _no_answer(address: str | None, error: Exception) -> UserError:
+    where = f"{ADDRESS} {address}: no Ray answers there" if address else "--engine ray: Ray does not start"
+    return UserError(f"{where} ({one_line(str(error), 200)}); start one with 'ray start --head', or unset {ADDRESS}")

@@ -110,10 +110,10 @@ def test_events_on_items_with_names(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.usefixtures("ray_here")
 def test_a_generated_log_in_more_shards_than_sessions_and_former_indices(tmp_path: Path) -> None:
-    small = ("synthetic", "--items=5", "--sessions=10", "--days=3", "--test-days=1")
+    small = ("synthetic", "--items=5", "--sessions=6", "--days=3", "--test-days=1")
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    both(tmp_path / "a", *small, "--seed=1", shard_count=13)
+    both(tmp_path / "a", *small, "--seed=1", shard_count=7)
     both(tmp_path / "b", *small, "--seed=2", "--vocabulary-of", tmp_path / "a" / "ray", shard_count=1)
 
 
@@ -166,6 +166,7 @@ def counted(folder: Path, name: str, ends: str) -> int:
     return attempts
 
 
+@pytest.mark.slow
 def test_what_fails_is_done_once_more(ray_here: Cluster, tmp_path: Path, capfd: Any) -> None:
     calls: dict[str, Any] = {"shard 0": (tmp_path, "a", ""), "shard 1": (tmp_path, "b", "once")}
     assert dict(ray_here.each(counted, calls)) == {"shard 0": 1, "shard 1": 2}
@@ -276,9 +277,27 @@ def test_rows_and_a_missing_package(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_address_at_which_no_ray_answers(
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    fails(
+        capsys,
+        "prepare",
+        *EVENTS,
+        "--raw",
+        log,
+        "--out",
+        tmp_path / "out",
+        *RAY,
+        names=r"RAY_ADDRESS 127.0.0.1:1: no Ray answers there \(.*refused\); start one with 'ray start",
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.slow
 def test_a_process_that_is_killed_goes_on(tmp_path: Path) -> None:
-    """And an address at which no Ray answers is one line."""
     raw = tmp_path / "log.parquet"
     pq.write_table(table(3, 40_000), raw)
     argv = (*EVENTS, "--raw", raw, "--out", tmp_path / "out", *RAY, "--shards=6", "--workers=1")
@@ -324,19 +343,24 @@ def bucket() -> Iterator[Any]:
 def test_a_bucket(bucket: Any, log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bucket.upload_file(str(log), "logs", "days/a.parquet")
     bucket.put_object(Bucket="logs", Key="days/_SUCCESS", Body=b"x")
-    for name, engine in (("here", ()), ("folder", ()), ("pattern", ()), ("ray", (*RAY, "--shards=2", "--workers=1"))):
-        raw = {"here": log, "folder": "s3://logs/days"}.get(name, "s3://logs/days/*.parquet")
-        argv = (*EVENTS, "--raw", raw, "--out", tmp_path / name, *engine)
-        if engine:  # whose processes have to know the server
-            status, _, err = run_process("prepare", *argv)
-            assert status == 0, err
-        else:
-            assert call("prepare", *argv) == 0
-    assert contents(tmp_path / "here") == contents(tmp_path / "folder") == contents(tmp_path / "ray")
+    raws = {"here": log, "folder": "s3://logs/days", "pattern": "s3://logs/days/*.parquet"}
+    for name, raw in raws.items():
+        assert call("prepare", *EVENTS, "--raw", raw, "--out", tmp_path / name) == 0
+    assert contents(tmp_path / "here") == contents(tmp_path / "folder") == contents(tmp_path / "pattern")
     for raw, names in (("s3://nowhere/x.csv", "s3://nowhere/x.csv: the store does not give it .*credentials"),
                        ("s3://logs/none/*", r"s3://logs/none/\*: no raw files here"),
                        ("none://x/y", "none://x/y: the store does not give it .*Protocol not known")):  # fmt: skip
         fails(capsys, "prepare", *EVENTS, "--raw", raw, "--out", tmp_path / "bad", names=names)
+
+
+@pytest.mark.slow
+def test_a_bucket_read_by_tasks(bucket: Any, log: Path, tmp_path: Path) -> None:
+    bucket.upload_file(str(log), "logs", "more/b.parquet")
+    assert call("prepare", *EVENTS, "--raw", log, "--out", tmp_path / "here") == 0
+    argv = (*EVENTS, "--raw=s3://logs/more/*", "--out", tmp_path / "ray", *RAY, "--shards=2", "--workers=1")
+    status, _, err = run_process("prepare", *argv)  # whose tasks know the server
+    assert status == 0, err
+    assert contents(tmp_path / "here") == contents(tmp_path / "ray")
 
 
 def test_a_store_without_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
