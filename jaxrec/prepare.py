@@ -195,7 +195,7 @@ def _parser(sources: dict[str, Any]) -> argparse.ArgumentParser:
             add_cleaning(sub, Cleaning(**getattr(source, "DEFAULTS", {})), source.KIND == "events", timed)
         machine = sub.add_argument_group("machine (the result does not depend on these)")
         machine.add_argument("--memory-limit", metavar="SIZE", help="of DuckDB, such as 2GB; with --engine ray "
-                             "of each task's (default: half the machine's memory, divided among the tasks)")  # fmt: skip
+                             "of each task's (default: half the machine's memory, of all tasks together)")  # fmt: skip
         machine.add_argument("--engine", choices=("duckdb", "ray"), default="duckdb", help="ray: sessions are dealt to "
                              "shards, which Ray's tasks clean; what is killed goes on where it stopped (default duckdb)"
                              )  # fmt: skip
