@@ -18,6 +18,7 @@ from jaxrec.data.cluster import MOST_WORKERS, cluster
 from jaxrec.data.dataset import open_dataset
 from jaxrec.data.store import checked
 from jaxrec.data.text import encoding
+from jaxrec.data.work import scratch
 from jaxrec.errors import UserError
 
 
@@ -42,9 +43,10 @@ def main(argv: Sequence[str]) -> None:
     with (
         cluster(arguments.workers) if arguments.engine == "ray" else nullcontext() as ray,
         progress("encode names", total=len(names)) as update,
+        scratch(data) as mapped,
     ):
-        found = encoding.embed(names, model, update, ray)
-    place = encoding.write_name_vectors(data, manifest, model, encoding.find_model(model)[1], found)
+        found = encoding.embed(names, model, update, ray, mapped / encoding.VECTORS)
+        place = encoding.write_name_vectors(data, manifest, model, encoding.find_model(model)[1], found)
     print(f"wrote {place}: {len(names):,} names, {found.shape[1]} dimensions")
 
 

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib.format import open_memmap
 
 from jaxrec.cli.text import HALF
 from jaxrec.data.cluster import Cluster
@@ -50,8 +51,9 @@ MAKE = "make them with python -m jaxrec.text --data"
 
 
 def embed(
-    texts: Sequence[str], model: str, update: Callable[..., None] = lambda *_, **__: None, ray: Cluster | None = None
-) -> np.ndarray:
+    texts: Sequence[str], model: str, update: Callable[..., None] = lambda *_, **__: None, ray: Cluster | None = None,
+    into: Path | None = None,
+) -> np.ndarray:  # fmt: skip
     """The sentence embeddings of texts, float16[n, dim] of length 1; what the cache lacks is encoded, each text once.
     They do not depend on the other texts by more than the last bit of a float16.
 
@@ -59,6 +61,7 @@ def embed(
         model: a name on the hub, with or without ``sentence-transformers/``, or a local folder.
         update: of ``jaxrec.cli.command.progress``; in all it is moved on by the number of different texts.
         ray: what encodes parts, each process with a model of its own (None: one process).
+        into: a new ``.npy`` file to put them into and map, as they may not fit into memory.
 
     The cache is the folder ``text`` in the directory that the environment variable ``JAXREC_CACHE`` names, or in
     ``~/.cache/jaxrec``.
@@ -73,23 +76,36 @@ def embed(
     distinct = sorted(dict.fromkeys(texts), key=len, reverse=True)  # memory that does not suffice shows at once
     cache = Path(os.environ.get("JAXREC_CACHE") or Path.home() / ".cache" / "jaxrec") / "text" / identity
     place = cache / hashlib.sha256(json.dumps(distinct).encode()).hexdigest()[:32]
-    parts, missing = dict[int, np.ndarray](), dict[int, list[str]]()
+    missing = dict[int, list[str]]()
     for start in range(0, len(distinct), PART):
         part = distinct[start : start + PART]
-        if (vectors := _kept(place / f"{start}.npy", len(part))) is None:
+        if _kept(place / f"{start}.npy", len(part)) is None:
             missing[start] = part
         else:
-            parts[start] = vectors
             update(len(part))
     encoded = _encode(folder, model, missing) if ray is None else _encode_by_ray(ray, folder, model, missing)
     for start, vectors in encoded:
         place.mkdir(parents=True, exist_ok=True)
         with written(place / f"{start}.npy") as unfinished, open(unfinished, "wb") as stream:
             np.save(stream, vectors, allow_pickle=False)
-        parts[start] = vectors
         update(len(vectors))
+    return _in_order(texts, distinct, place, into)
+
+
+def _in_order(texts: Sequence[str], distinct: Sequence[str], place: Path, into: Path | None) -> np.ndarray:
+    """The vectors of texts from the parts of the ``distinct`` ones, of which one at a time is in memory."""
     rows = {text: row for row, text in enumerate(distinct)}
-    return np.asarray(np.concatenate([parts[start] for start in sorted(parts)])[[rows[text] for text in texts]])
+    row_of = np.array([rows[text] for text in texts])
+    order, starts = np.argsort(row_of, kind="stable"), range(0, len(distinct), PART)
+    ends = np.searchsorted(row_of[order], [*starts, len(distinct)])
+    found = np.empty((0, 0), "<f2")
+    for start, low, high in zip(starts, ends[:-1], ends[1:], strict=True):
+        vectors, places = np.load(place / f"{start}.npy", allow_pickle=False), order[low:high]
+        if not start:
+            shape = (len(texts), vectors.shape[1])
+            found = open_memmap(into, "w+", vectors.dtype, shape) if into else np.empty(shape, vectors.dtype)
+        found[places] = vectors[row_of[places] - start]
+    return found
 
 
 def _encode(folder: Path, model: str, parts: dict[int, list[str]]) -> Iterator[tuple[int, np.ndarray]]:
@@ -210,7 +226,7 @@ def write_name_vectors(data: Path, manifest: dict[str, Any], model: str, identit
     meta = {"format": FORMAT, "model": model, "identity": identity, "dim": vectors.shape[1], "names": len(vectors),
             "key": names_key(data, manifest)}  # fmt: skip
     with staging(data / TEXT, overwrite=True, of_ours=None) as stage:
-        entry = write_file(stage / identity, VECTORS, vectors.astype("<f2"))[VECTORS]
+        entry = write_file(stage / identity, VECTORS, vectors.astype("<f2", copy=False))[VECTORS]
         write_sealed(stage / identity / META, meta | {"sha256": entry["sha256"]})
     return data / TEXT / identity
 
