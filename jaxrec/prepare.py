@@ -26,7 +26,7 @@ from jaxrec.data.clean.parts import read_parts
 from jaxrec.data.clean.pipeline import Engine, OneConnection, prepare
 from jaxrec.data.clean.protocol import LEAVE_ONE_OUT, Cleaning, Raw, duration
 from jaxrec.data.clean.shards import MOST_SHARDS, Machine, Shards, deal_once
-from jaxrec.data.clean.vocabulary import read_former
+from jaxrec.data.clean.vocabulary import Former, read_former
 from jaxrec.data.cluster import MOST_WORKERS, cluster
 from jaxrec.data.codes import RawRows, rows_summary, write_rows
 from jaxrec.data.dataset import SPLITS
@@ -75,7 +75,7 @@ def main(argv: Sequence[str]) -> None:
     former = None if arguments.vocabulary_of is None else read_former(arguments.vocabulary_of, source.KIND)
     with ExitStack() as stack:
         out = stack.enter_context(staging(arguments.out, arguments.overwrite))
-        read = stack.enter_context(_reader(arguments, source)) if arguments.engine == "ray" else _read
+        read = stack.enter_context(_reader(arguments, former)) if arguments.engine == "ray" else _read
         place = out.with_name("spill")
         connection = stack.enter_context(connect(place, arguments.memory_limit, arguments.threads))
         update = stack.enter_context(progress(f"prepare {arguments.source}", total=1.3))
@@ -129,14 +129,16 @@ def _read(
 
 
 @contextmanager
-def _reader(arguments: argparse.Namespace, source: Any) -> Iterator[Callable[..., tuple[Raw, Engine]]]:
+def _reader(arguments: argparse.Namespace, former: Former | None) -> Iterator[Callable[..., tuple[Raw, Engine]]]:
     """``_read`` of the engine ``ray``, which runs as long as this; what it finishes lies beside the output until that
     is whole."""
     named = find_files(getattr(arguments, "raw", []))
     states = [file_state(file) for file in named]
-    files = [(str(file), size) for file, (size, _) in zip(named, states, strict=True)]
+    files = [(file if isinstance(file, str) else str(file.absolute()), size)
+             for file, (size, _) in zip(named, states, strict=True)]  # fmt: skip
     choices = {name: value for name, value in vars(arguments).items() if name not in MACHINE}
-    about = {"choices": choices, "files": states, "folder": os.getcwd(), "versions": [__version__, duckdb.__version__]}
+    about = {"choices": choices, "files": states, "folder": os.getcwd(), "versions": [__version__, duckdb.__version__],
+             "former": former and former.content_hash}  # fmt: skip
     with work_beside(arguments.out, about) as work, cluster(arguments.workers) as ray:
         machine, shards = Machine(ray, arguments.memory_limit, arguments.threads or 1), arguments.shards
 
@@ -145,13 +147,13 @@ def _reader(arguments: argparse.Namespace, source: Any) -> Iterator[Callable[...
         ) -> tuple[Raw, Engine]:
             if files and hasattr(source, "in_parts") and source.in_parts(arguments):
                 raw, parts = read_parts(source.read, arguments, files, shards, work, machine, update)
-                engine = Shards(connection, work, shards, parts.offsets, machine)
+                engine = Shards(connection, work, shards, parts.offsets, machine, update)
                 extras = source.extras_of_parts(parts, engine) if hasattr(source, "extras_of_parts") else None
                 return replace(raw, extras=extras), engine
             raw = source.read(connection, arguments)
             update(0.3)
             deal_once(connection, raw, shards, work)
-            return raw, Shards(connection, work, shards, [0], machine)
+            return raw, Shards(connection, work, shards, [0], machine, update)
 
         yield read
 

@@ -32,6 +32,8 @@ def work_beside(out: Path, about: dict[str, Any]) -> Iterator[Path]:
     except (OSError, ValueError, LookupError, TypeError):
         same = False
     if not same:
+        if any(folder.glob("*/*.json")):
+            say("note", f"{folder}: is of other files or choices, and begins anew")
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         write_sealed(folder / ABOUT, {"about": about})

@@ -212,7 +212,7 @@ def test_a_shard_that_fails_twice_and_then_goes_on(
     assert not place.exists()
 
 
-def test_other_work_is_begun_anew(tmp_path: Path) -> None:
+def test_other_work_is_begun_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, place = tmp_path / "out", tmp_path / ".out.work" / "shard=1"
 
     def stopped(about: dict[str, int], found: list[Any]) -> None:
@@ -229,6 +229,7 @@ def test_other_work_is_begun_anew(tmp_path: Path) -> None:
         with pytest.raises(KeyboardInterrupt):
             stopped(about, results)
     assert results == [None, {"n": 1}, None]
+    assert "is of other files or choices, and begins anew" in capsys.readouterr().err
     (place / "file").write_text("y")
     assert work.finished(place, "step") is None
     with work.work_beside(out, {"a": 2}):

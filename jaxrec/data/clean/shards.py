@@ -172,9 +172,11 @@ class Shards:
     """The engine ``ray``."""
 
     def __init__(
-        self, connection: Any, work: Path, shards: int, offsets: Sequence[int], machine: Machine
+        self, connection: Any, work: Path, shards: int, offsets: Sequence[int], machine: Machine,
+        update: Callable[..., None],
     ) -> None:  # fmt: skip
-        self.connection, self.work, self.shards, self.offsets, self.machine = connection, work, shards, offsets, machine
+        self.connection, self.work, self.shards, self.offsets = connection, work, shards, offsets
+        self.machine, self.update = machine, update  # of jaxrec.cli.command.progress
         self.owners = self.split_of = self.sizes = np.zeros(0, np.int64)
 
     def each(self, step: Callable[..., Numbers], *arguments: Any) -> list[Numbers]:
@@ -185,14 +187,14 @@ class Shards:
     def run(self, step: Callable[..., Numbers], arguments: Sequence[Sequence[Any]]) -> list[Numbers]:
         """Run a step on each shard with arguments of its own; finished ones are not run again."""
         results = [finished(shard_place(self.work, shard), step.__name__) for shard in range(self.shards)]
-        calls = {
-            f"shard {shard} of {self.shards}": (self.work, shard, self.offsets, self.machine, step, arguments[shard])
-            for shard, result in enumerate(results)
-            if result is None
-        }
-        answers = dict(self.machine.cluster.each(run_step, calls, cpus=self.machine.threads))
-        found = iter([answers[name] for name in calls])
-        return [next(found) if result is None else result for result in results]
+        missing = {f"shard {shard} of {self.shards}": shard for shard, result in enumerate(results) if result is None}
+        calls = {name: (self.work, shard, self.offsets, self.machine, step, arguments[shard])
+                 for name, shard in missing.items()}  # fmt: skip
+        answers = self.machine.cluster.each(run_step, calls, cpus=self.machine.threads)
+        for left, (name, numbers) in enumerate(answers, 1 - len(missing)):
+            results[missing[name]] = numbers
+            self.update(0, note=f"{step.__name__.replace('_', ' ')}, {self.shards + left} of {self.shards} shards")
+        return results
 
     def merge(self, table: str, into: str, amount: str) -> None:
         self.connection.execute(
