@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +40,12 @@ def ray_here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Ray with two processes, in which sentence-transformers is the stand-in of ``test_text``."""
     fake = tmp_path_factory.mktemp("fake")
     (fake / "sentence_transformers.py").write_text(STAND_IN.format(load="pass", encode="pass"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("RAY_ADDRESS", raising=False)
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(fake), *sys.path]))
-        with clusters.cluster(2) as found:
-            yield found
+    with ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.delenv("RAY_ADDRESS", raising=False)
+            patch.setenv("PYTHONPATH", os.pathsep.join([str(fake), *sys.path]))
+            found = stack.enter_context(clusters.cluster(2))
+        yield found
 
 
 def table(seed: int, rows: int = 3000) -> pa.Table:
