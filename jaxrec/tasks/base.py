@@ -28,8 +28,8 @@ from jaxrec.ops.parallel import mesh_over, replicate
 from jaxrec.ops.rows import mesh_of
 from jaxrec.ops.topk import TOGETHER, Candidates, Items, block_size, rank
 from jaxrec.run import Run, open_run
-from jaxrec.training.block import as_dealt, rows_of, weights_like
 from jaxrec.training.checkpoint import Checkpoints
+from jaxrec.training.state import as_dealt, rows_of, weights_like
 
 QUERIES = 8192  # that are encoded and ranked in one call
 Part = tuple[Any, Any]
