@@ -172,6 +172,7 @@ def counted(folder: Path, name: str, ends: str) -> int:
 def test_what_fails_is_done_once_more(ray_here: Cluster, tmp_path: Path, capfd: Any) -> None:
     calls: dict[str, Any] = {"shard 0": (tmp_path, "a", ""), "shard 1": (tmp_path, "b", "once")}
     assert dict(ray_here.each(counted, calls)) == {"shard 0": 1, "shard 1": 2}
+    assert dict(ray_here.each(counted, {"of many processors": (tmp_path, "c", "")}, cpus=5))  # which does not wait
     for ends, message in (("always", r"shard 2 failed twice: ValueError: odd\\nshard; mend that"),
                           ("killed", r"shard 2 failed twice: its process ended \(The worker died"),
                           ("refused", "row 3 is odd; mend it$")):  # fmt: skip
@@ -252,7 +253,7 @@ def test_options_that_are_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_rows_and_a_missing_package(
+def test_rows_and_missing_packages(
     log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fails(
