@@ -205,7 +205,8 @@ def _parser(sources: dict[str, Any]) -> argparse.ArgumentParser:
                              f"--engine ray: parts of the sessions, one for each task (default {SHARDS})")  # fmt: skip
         machine.add_argument("--workers", type=ranged(int, 1, MOST_WORKERS), metavar="M", help="of --engine "
                              "ray: tasks at a time (default: one per processor)")  # fmt: skip
-        machine.add_argument("--threads", type=ranged(int, 1, MOST), metavar="N", help="default: one per processor")
+        machine.add_argument("--threads", type=ranged(int, 1, MOST), metavar="N", help="of DuckDB (default: one per "
+                             "processor; with --engine ray 1 of each task's)")  # fmt: skip
     return parser
 
 

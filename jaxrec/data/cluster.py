@@ -48,13 +48,14 @@ class Cluster:
         has. What fails is done once more, unless by the error ``at_once``, which is the user's.
 
         Args:
-            cpus: processors that a task takes.
+            cpus: processors that a task takes, or all of the largest machine, as a task that fits none waits for ever.
             gpu: whether it also takes a GPU, where there is one.
         """
         import ray
 
         gpus = int(gpu and ray.cluster_resources().get("GPU", 0) >= 1)
-        remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(task)
+        largest = max((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=0)
+        remote = ray.remote(num_cpus=max(1, min(cpus, int(largest))), num_gpus=gpus, max_retries=0)(task)
         waiting, failed, running = list(calls)[::-1], set[str](), dict[Any, str]()
         try:
             while waiting or running:
