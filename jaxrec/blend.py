@@ -30,8 +30,8 @@ from jaxrec.tasks.blend.fit import Sample, fit_weights
 from jaxrec.tasks.blend.parts import INDEX, choices, fitted, slices, votes_of
 from jaxrec.tasks.blend.task import BATCH, part_configs, rows_at_once
 from jaxrec.tasks.sessions.task import session_splits
-from jaxrec.training.block import TrainState
 from jaxrec.training.checkpoint import Checkpoints
+from jaxrec.training.state import TrainState
 
 DESCRIPTION = """\
 Blend trained runs of sessions with nearest neighbours into a run that evaluates and recommends like any other:

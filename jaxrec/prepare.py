@@ -7,24 +7,34 @@ jaxrec/data/dataset.py.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import fields
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import fields, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import duckdb
+
+from jaxrec import __version__
 from jaxrec.cli.command import Parser, command, progress, ranged, say
-from jaxrec.data.clean.pipeline import LEAVE_ONE_OUT, Cleaning, duration, prepare
-from jaxrec.data.clean.vocabulary import read_former
+from jaxrec.data.clean.parts import read_parts
+from jaxrec.data.clean.pipeline import Engine, OneConnection, prepare
+from jaxrec.data.clean.protocol import LEAVE_ONE_OUT, Cleaning, Raw, duration
+from jaxrec.data.clean.shards import MOST_SHARDS, Machine, Shards, deal_once
+from jaxrec.data.clean.vocabulary import Former, read_former
+from jaxrec.data.cluster import MOST_WORKERS, cluster
 from jaxrec.data.codes import RawRows, rows_summary, write_rows
 from jaxrec.data.dataset import SPLITS
 from jaxrec.data.reading.columns import times_line
 from jaxrec.data.reading.duck import connect
-from jaxrec.data.reading.table import read_line
+from jaxrec.data.reading.table import file_state, find_files, read_line
 from jaxrec.data.store import staging, write_manifest
+from jaxrec.data.work import work_beside
 from jaxrec.errors import UserError, one_line
 from jaxrec.sources import find_sources
 from jaxrec.sources.market.world import optimum_lines
@@ -33,6 +43,8 @@ from jaxrec.sources.synthetic import optimum_metrics
 
 OF_TIME = {"test_days": 0, "validation_days": 0, "fraction": Fraction(1)}  # options, and what leaves each out
 MOST = 2**31 - 1  # of whole numbers
+SHARDS = 16
+MACHINE = ("out", "overwrite", "engine", "workers", "memory_limit", "threads")  # options the result does not depend on
 
 DESCRIPTION = """\
 Turn raw data into a dataset directory for training.
@@ -59,33 +71,91 @@ def main(argv: Sequence[str]) -> None:
         elif not by_time:
             raise UserError(f"--{name.replace('_', '-')}: belongs to --split time; leave it out with --split "
                             f"{LEAVE_ONE_OUT}")  # fmt: skip
+    _check_engine(arguments, sources)
     former = None if arguments.vocabulary_of is None else read_former(arguments.vocabulary_of, source.KIND)
-    with (
-        staging(arguments.out, arguments.overwrite) as out,
-        connect(out.with_name("spill"), arguments.memory_limit, arguments.threads) as connection,
-        progress(f"prepare {arguments.source}", total=1.3) as update,
-    ):
+    with ExitStack() as stack:
+        out = stack.enter_context(staging(arguments.out, arguments.overwrite))
+        read = stack.enter_context(_reader(arguments, former)) if arguments.engine == "ray" else _read
+        place = out.with_name("spill")
+        connection = stack.enter_context(connect(place, arguments.memory_limit, arguments.threads))
+        update = stack.enter_context(progress(f"prepare {arguments.source}", total=1.3))
         update(0, note="read")
-        raw = source.read(connection, arguments)
+        raw, engine = read(connection, arguments, source, update)
         for note in raw.notes:
             say("note", note)
         if isinstance(raw, RawRows):
-            update(0.3, note="encode")
+            update(0, note="encode")
             options, hashed = raw.options, ["fields", "user", "item", "label"]
             result = {"kind": "rows"} | write_rows(raw, out)
             hashed += ["splits"] if "splits" in result else []
         else:
-            update(0.3, note="clean")
+            update(0, note="clean")
             cleaning = Cleaning(**{one.name: given[one.name] for one in fields(Cleaning) if one.name in given})
             options = raw.options | cleaning.options()
-            result = prepare(connection, raw, cleaning, out, update, former)
+            result = prepare(engine, raw, cleaning, out, update, former)
             hashed = ["scored"] if "scored" in result else []
-        read = {} if raw.read is None else {"read": raw.read}
+        rows = {} if raw.read is None else {"read": raw.read}
         files = result.pop("files")
-        manifest = write_manifest(out, files, hashed, source=arguments.source, options=options, **read, **result)
+        manifest = write_manifest(out, files, hashed, source=arguments.source, options=options, **rows, **result)
     lines = [read_line(manifest["read"])] if "read" in manifest else []
     lines += rows_summary(manifest) if source.KIND == "rows" else _summary(manifest)
     print("\n".join(map(one_line, [*lines, f"wrote {arguments.out} in {time.perf_counter() - started:.1f} s"])))
+
+
+def _check_engine(arguments: argparse.Namespace, sources: dict[str, Any]) -> None:
+    """Refuse options of another engine, and what Ray cannot prepare."""
+    if arguments.engine == "duckdb":
+        for name in ("shards", "workers"):
+            if getattr(arguments, name) is not None:
+                raise UserError(f"--{name}: belongs to --engine ray; add that or leave this out")
+        return
+    if sources[arguments.source].KIND == "rows":
+        able = ", ".join(name for name, source in sources.items() if source.KIND != "rows")
+        raise UserError(f"--engine ray: {arguments.source} is a source of rows; leave it out, or choose a source of "
+                        f"sessions: {able}")  # fmt: skip
+    if stream := next((name for name in getattr(arguments, "raw", []) if Path(name).is_fifo() or name == "-"), None):
+        raise UserError(f"--raw {stream}: --engine ray reads files, as what is killed may read them again; write them "
+                        "to a file, or leave --engine out")  # fmt: skip
+    arguments.shards = arguments.shards or SHARDS
+
+
+def _read(
+    connection: Any, arguments: argparse.Namespace, source: Any, update: Callable[..., None]
+) -> tuple[Raw | RawRows, Any]:
+    """What a source reads, and of sessions the engine that cleans it."""
+    raw = source.read(connection, arguments)
+    update(0.3)
+    return raw, None if isinstance(raw, RawRows) else OneConnection(connection, raw)
+
+
+@contextmanager
+def _reader(arguments: argparse.Namespace, former: Former | None) -> Iterator[Callable[..., tuple[Raw, Engine]]]:
+    """``_read`` of the engine ``ray``, which runs as long as this; what it finishes lies beside the output until that
+    is whole."""
+    named = find_files(getattr(arguments, "raw", []))
+    states = [file_state(file) for file in named]
+    files = [(file if isinstance(file, str) else str(file.absolute()), size)
+             for file, (size, _) in zip(named, states, strict=True)]  # fmt: skip
+    choices = {name: value for name, value in vars(arguments).items() if name not in MACHINE}
+    about = {"choices": choices, "files": states, "folder": os.getcwd(), "versions": [__version__, duckdb.__version__],
+             "former": former and former.content_hash}  # fmt: skip
+    with work_beside(arguments.out, about) as work, cluster(arguments.workers) as ray:
+        machine, shards = Machine(ray, arguments.memory_limit, arguments.threads or 1), arguments.shards
+
+        def read(
+            connection: Any, arguments: argparse.Namespace, source: Any, update: Callable[..., None]
+        ) -> tuple[Raw, Engine]:
+            if files and hasattr(source, "in_parts") and source.in_parts(arguments):
+                raw, parts = read_parts(source.read, arguments, files, shards, work, machine, update)
+                engine = Shards(connection, work, shards, parts.offsets, machine, update)
+                extras = source.extras_of_parts(parts, engine) if hasattr(source, "extras_of_parts") else None
+                return replace(raw, extras=extras), engine
+            raw = source.read(connection, arguments)
+            update(0.3)
+            deal_once(connection, raw, shards, work)
+            return raw, Shards(connection, work, shards, [0], machine, update)
+
+        yield read
 
 
 def _summary(manifest: dict[str, Any]) -> list[str]:
@@ -126,8 +196,17 @@ def _parser(sources: dict[str, Any]) -> argparse.ArgumentParser:
             timed = getattr(source, "SPLIT", None) != LEAVE_ONE_OUT
             add_cleaning(sub, Cleaning(**getattr(source, "DEFAULTS", {})), source.KIND == "events", timed)
         machine = sub.add_argument_group("machine (the result does not depend on these)")
-        machine.add_argument("--memory-limit", metavar="SIZE", help="such as 2GB (default: half the machine's memory)")
-        machine.add_argument("--threads", type=ranged(int, 1, MOST), metavar="N", help="default: one per processor")
+        machine.add_argument("--memory-limit", metavar="SIZE", help="of DuckDB, such as 2GB; with --engine ray "
+                             "of each task's (default: half the machine's memory, of all tasks together)")  # fmt: skip
+        machine.add_argument("--engine", choices=("duckdb", "ray"), default="duckdb", help="ray: sessions are dealt to "
+                             "shards, which Ray's tasks clean; what is killed goes on where it stopped (default duckdb)"
+                             )  # fmt: skip
+        machine.add_argument("--shards", type=ranged(int, 1, MOST_SHARDS), metavar="N", help="of "
+                             f"--engine ray: parts of the sessions, one for each task (default {SHARDS})")  # fmt: skip
+        machine.add_argument("--workers", type=ranged(int, 1, MOST_WORKERS), metavar="M", help="of --engine "
+                             "ray: tasks at a time (default: one per processor)")  # fmt: skip
+        machine.add_argument("--threads", type=ranged(int, 1, MOST), metavar="N", help="of DuckDB (default: one per "
+                             "processor; with --engine ray 1 of each task's)")  # fmt: skip
     return parser
 
 

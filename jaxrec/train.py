@@ -27,9 +27,10 @@ from jaxrec.plots.pictures import learning_curve
 from jaxrec.run import create_run, resume_run
 from jaxrec.tasks.base import cutoffs, fit_cutoffs, make_task
 from jaxrec.tasks.start import note_start, open_source, rows_before, taken_over
-from jaxrec.training.block import Training, rows_of
+from jaxrec.training.block import Training
 from jaxrec.training.checkpoint import Checkpoints
 from jaxrec.training.hosts import await_file, check_alike, meet, together
+from jaxrec.training.state import rows_of
 from jaxrec.training.telemetry import Clock, Log, Meter, Sums, Unlogged, Waited, length_without_end, mean, read_log
 
 

@@ -28,8 +28,9 @@ from jaxrec.errors import UserError
 from jaxrec.run import create_run
 from jaxrec.tasks.base import cutoffs, make_task
 from jaxrec.tasks.sessions.task import session_judge, session_splits
-from jaxrec.training.block import Training, rows_of
+from jaxrec.training.block import Training
 from jaxrec.training.checkpoint import Checkpoints
+from jaxrec.training.state import rows_of
 
 STATUS = Path(f"/proc/{os.getpid()}/status")
 

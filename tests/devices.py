@@ -34,7 +34,8 @@ from jaxrec.ops.tables import gather, plan_block, update_rows
 from jaxrec.ops.topk import EVERYTHING, BlockSize, Candidates, Live, rank, top_items
 from jaxrec.tasks.base import load, make_task
 from jaxrec.train import train
-from jaxrec.training.block import Training, TrainState, init_state
+from jaxrec.training.block import Training
+from jaxrec.training.state import TrainState, init_state
 
 
 def block(config: Config) -> Any:

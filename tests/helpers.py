@@ -33,9 +33,9 @@ from jaxrec.serve import __main__ as serve
 from jaxrec.tasks.base import load, part_of
 from jaxrec.train import main as train_main
 from jaxrec.training import telemetry
-from jaxrec.training.block import init_state
 from jaxrec.training.checkpoint import Checkpoints
 from jaxrec.training.optimizers import make_optimizer, make_schedule
+from jaxrec.training.state import init_state
 from jaxrec.training.telemetry import PARTS
 from jaxrec.tune import __main__ as tune
 

@@ -20,7 +20,8 @@ from jaxrec.models.base import Model, make_model
 from jaxrec.models.merrec import MERRec
 from jaxrec.models.two_tower import Interactions
 from jaxrec.programs.products import flop
-from jaxrec.training.block import Training, TrainState, training_plan
+from jaxrec.training.block import Training, training_plan
+from jaxrec.training.state import TrainState
 
 MEAN_LENGTH = 5  # clicks a session, about that of Diginetica
 NAME_DIM, EVENT_TYPES, MOST_NAMES = 384, 6, 100_000

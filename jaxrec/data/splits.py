@@ -21,7 +21,7 @@ import numpy as np
 from pydantic import Field
 
 from jaxrec.config.sections import DataConfig, Fraction
-from jaxrec.data.clean.pipeline import DAY
+from jaxrec.data.clean.protocol import DAY
 from jaxrec.data.dataset import Dataset, Rows, Schema, Sessions
 from jaxrec.errors import UserError
 

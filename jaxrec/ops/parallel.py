@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -53,10 +52,8 @@ def mesh_over(devices: Sequence[Any], shape: tuple[int, int]) -> Mesh | None:
     data, model = shape
     if data * model == 1:
         return None
-    grid, axes = np.array(devices[: data * model]), (DATA, MODEL)
-    if model > 1:
-        return Mesh(grid.reshape(shape), axes, axis_types=(AxisType.Auto,) * 2)
-    return Mesh(grid, axes[:1], axis_types=(AxisType.Auto,))
+    axes, sides = ((DATA, MODEL), shape) if model > 1 else ((DATA,), (data,))
+    return jax.make_mesh(sides, axes, axis_types=(AxisType.Auto,) * len(axes), devices=devices[: data * model])
 
 
 def replicate(tree: Any, mesh: Mesh | None) -> Any:

@@ -19,6 +19,7 @@ CHUNK = 128  # items per chunk of the two-stage top-k
 # Queries whose scores stay in a CPU's cache. The system takes the pages of arrays over 32 MB back after every call, and
 # handing them out anew took a third of the time of 256 queries' product with 43,097 items.
 ROWS = 64
+TOGETHER = 512  # queries at least that share a part of a catalogue whose vectors are made for them
 
 
 class BlockSize(NamedTuple):

@@ -103,8 +103,8 @@ def remedies(config: Config, place: Place, sizes: workload.Sizes, found: dict[st
     for what, other in _others(config, least < usable):
         tried(what, other)
     shared = found["total_bytes"] - whole
-    said.append(f"more devices: tables are whole on each of them, so {whole / 1e9:.2f} GB stay; they share the other "
-                f"{shared / 1e9:.2f} GB alone")  # fmt: skip
+    said.append(f"more devices: by mesh.model they share rows of tables; by mesh.data only the {shared / 1e9:.2f} GB "
+                "beside what lies there all the time")  # fmt: skip
     if sizes and found["peak_bytes"] > 0:
         said.append(f"about {_below(sizes['items'] * usable / found['peak_bytes']):,} items fit instead of "
                     f"{sizes['items']:,}")  # fmt: skip

@@ -19,7 +19,8 @@ from jaxrec.programs.targets import Target
 from jaxrec.programs.text import Argument, Program
 from jaxrec.programs.text import bytes_of as text_bytes
 from jaxrec.programs.workload import Workload, bytes_of
-from jaxrec.training.block import Training, init_state
+from jaxrec.training.block import Training
+from jaxrec.training.state import init_state
 
 PARTS = {
     "state.params": "parameters", "state.tables": "tables", "state.optimizer": "optimizer",

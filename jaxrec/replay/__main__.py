@@ -17,7 +17,7 @@ from jaxrec.cli.command import Parser, command, ranged, say
 from jaxrec.cli.lock import owned
 from jaxrec.cli.text import check_path
 from jaxrec.config import Config
-from jaxrec.data.clean.pipeline import LEAVE_ONE_OUT, Cleaning
+from jaxrec.data.clean.protocol import LEAVE_ONE_OUT, Cleaning
 from jaxrec.errors import UserError, listed, nearest
 from jaxrec.prepare import MOST, add_cleaning
 from jaxrec.replay.days import DayLog

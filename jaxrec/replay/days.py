@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from jaxrec.data.clean.pipeline import DAY, Cleaning, Ledger, Raw, make_clicks, prepare
+from jaxrec.data.clean.pipeline import OneConnection, prepare
+from jaxrec.data.clean.protocol import DAY, Cleaning, Raw
+from jaxrec.data.clean.steps import make_clicks, make_events
 from jaxrec.data.clean.vocabulary import read_former
 from jaxrec.data.dataset import Sessions
 from jaxrec.data.given import Ids
@@ -73,7 +75,8 @@ class DayLog:
             if raw.leave_one_out or raw.counters:
                 why = "--split leave_one_out has no days" if raw.leave_one_out else "its times are counters"
                 raise UserError(f"{raw.name}: {why}; replay needs sessions with times")
-            make_clicks(connection, raw, self.cleaning, Ledger(connection, raw), "time, row")
+            make_events(connection, raw)
+            make_clicks(connection, raw, self.cleaning)
             with written(self.file) as part:
                 connection.execute(
                     "COPY (SELECT session, item, time, date, row, "
@@ -115,7 +118,9 @@ class DayLog:
                 raise UserError(f"{self.file}: no sessions before {date_of(day)}, its first day; take fewer --days")
             raw = Raw(f"{self.file} before {date_of(day)}", date="date")
             cleaning = Cleaning(test_days=0, **{name: getattr(self.cleaning, name) for name in BY_DAY})
-            result: dict[str, Any] = prepare(connection, raw, cleaning, stage, lambda *_, **__: None, kept)
+            result: dict[str, Any] = prepare(
+                OneConnection(connection, raw), raw, cleaning, stage, lambda *_, **__: None, kept
+            )
             files = result.pop("files")
             write_manifest(stage, files, source="replay", options=self.cleaning.options(), **result)
 

@@ -9,11 +9,14 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, Protocol
 
 from jaxrec.config import find_module
-from jaxrec.data.clean.pipeline import Raw
+from jaxrec.data.clean.parts import Parts
+from jaxrec.data.clean.protocol import Extras, Raw
+from jaxrec.data.clean.shards import Shards
 from jaxrec.data.codes import RawRows
 
 
@@ -22,7 +25,7 @@ class Source(Protocol):
 
     HELP: str  # one line for --help
     KIND: str  # "sessions", "events" (sessions whose events have types) or "rows"
-    DEFAULTS: dict[str, Any]  # may be missing: fields of pipeline.Cleaning that differ for this data set
+    DEFAULTS: dict[str, Any]  # may be missing: fields of protocol.Cleaning that differ for this data set
     SPLIT: str  # may be missing: "leave_one_out" where nothing else can be, as there are no times
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -30,6 +33,13 @@ class Source(Protocol):
 
     def read(self, connection: Any, arguments: Namespace) -> Raw | RawRows:
         """Fill the DuckDB table ``raw`` and say what it holds; of rows the fields, ratings and times."""
+
+    def in_parts(self, arguments: Namespace) -> bool:
+        """May be missing: whether ``read`` may be given the files of ``--raw`` in parts, a process each. It then obeys
+        ``arguments.text_ids``: the ids of items stay text, since in another part they are."""
+
+    def extras_of_parts(self, parts: Parts, shards: Shards) -> Callable[[Path], Extras]:
+        """With ``in_parts``, where ``read`` gives ``Raw.extras``: what takes its place."""
 
 
 def find_sources(others: Iterable[str] = ()) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from jaxrec.data.clean.pipeline import LEAVE_ONE_OUT, Raw
+from jaxrec.data.clean.protocol import LEAVE_ONE_OUT, Raw
 from jaxrec.data.reading import columns as read_as
 from jaxrec.data.reading.columns import ORDER, read_times
 from jaxrec.data.reading.duck import note_repeated
@@ -37,6 +37,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_file_arguments(parser)
 
 
+def in_parts(arguments: Namespace) -> bool:
+    """Not where kinds of event, or how many rows cannot be used, are known from all files alone."""
+    return arguments.event_column is None and not arguments.drop_invalid
+
+
 def read(connection: Any, arguments: Namespace) -> Raw:
     keys, time, kind = arguments.session, arguments.time, arguments.event_column
     if arguments.events is not None and kind is None:
@@ -60,7 +65,8 @@ def read(connection: Any, arguments: Namespace) -> Raw:
     invalid, about = check_values(connection, table, fields, arguments.drop_invalid)
     if arguments.drop_invalid:
         dropped["invalid rows"] = {"events": invalid}
-    notes = [*about, *read_as.whole_column(connection, "item", f"column '{arguments.item}'")]
+    text_ids = vars(arguments).get("text_ids", False)
+    notes = [*about, *read_as.whole_column(connection, "item", f"column '{arguments.item}'", text_ids)]
     further = ("event",) if kind else ()
     if not arguments.drop_duplicates:
         notes += note_repeated(connection, ["session", "item", "time", *further])
@@ -72,5 +78,5 @@ def read(connection: Any, arguments: Namespace) -> Raw:
     options |= {name: value for name, value in newer.items() if value} | given_options(arguments)
     return Raw(
         table.called, options, further=further, notes=notes, leave_one_out=loo, counters=counters,
-        read=read, dropped=dropped,
+        time_unit=unit, read=read, dropped=dropped,
     )  # fmt: skip

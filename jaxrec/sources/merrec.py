@@ -7,7 +7,7 @@ event, the item, and what the item was called and was like then. With options th
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from jaxrec.data.clean.pipeline import Raw
+from jaxrec.data.clean.parts import Parts, describe_parts
+from jaxrec.data.clean.protocol import Extras, Raw
+from jaxrec.data.clean.shards import Shards
+from jaxrec.data.clean.steps import make_latest
 from jaxrec.data.reading import columns as read_as
 from jaxrec.data.reading import duck
 from jaxrec.data.reading.columns import ORDER, read_times
@@ -61,6 +64,8 @@ PUBLISHED = {"session": ("user_id", "session_id", "sequence_id"), "item": "item_
 TEXTS = {"brand": "brand_name", "condition": "item_condition_name"}  # roles, and the attributes that they are
 RESERVED = ("item", "event", "row", "index", "listed", "sold", "name", "price")
 Attributes = dict[str, tuple[str | None, str]]  # the column, if any, and what it holds: text, price, integer or any
+PUBLISHED_ATTRIBUTES: Attributes = {name: (name, kind) for name, kind in ATTRIBUTES.items()}
+PUBLISHED_ENTRIES: dict[str, Any] = {"event_types": list(EVENT_TYPES), "target": "item", "live": False}
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -79,6 +84,7 @@ def read(connection: Any, arguments: Namespace, listings: Path | None = None) ->
     ``listings`` is a Parquet file with ``item_id``, ``listed`` and ``sold`` (ms since 1970) of every item, which become
     attributes of the item.
     """
+    text_ids = vars(arguments).get("text_ids", False)
     na, wanted, columns = arguments.na, arguments.events, {role: getattr(arguments, role) for role in ROLES}
     if not (own := any((*columns.values(), wanted))):
         columns |= PUBLISHED
@@ -102,10 +108,10 @@ def read(connection: Any, arguments: Namespace, listings: Path | None = None) ->
     if columns["price"]:
         fields.append(read_as.number_field(table, "price", columns["price"], na))
     read, invalid, about = load(connection, table, fields, arguments.drop_invalid)
-    notes = [*about, *read_as.whole_column(connection, "item", f"column '{columns['item']}'")]
+    notes = [*about, *read_as.whole_column(connection, "item", f"column '{columns['item']}'", text_ids)]
     types, dropped, entries = list(EVENT_TYPES), dict[str, Any](), {"target": "item", "live": listings is not None}
     options: dict[str, Any] = {"target": "item", "split": "time"}
-    attributes: Attributes = {name: (name, kind) for name, kind in ATTRIBUTES.items()}
+    attributes = PUBLISHED_ATTRIBUTES
     if own:
         attributes, texts = _attributes(columns)
         if columns["event"]:
@@ -120,11 +126,16 @@ def read(connection: Any, arguments: Namespace, listings: Path | None = None) ->
         options |= {"texts": texts, "attributes": columns["attributes"], "split": "time",
                     "delimiter": arguments.delimiter, "na": na, "time_unit": unit,
                     "time_format": arguments.time_format, "events": wanted}  # fmt: skip
+
+    def extras(path: Path) -> Extras:
+        make_latest(connection, "(SELECT item, time, rowid AS row FROM raw)")
+        with reading(table):
+            described = describe(connection, table, attributes, na, listings)
+            return *write_items(connection, described, path), {"event_types": types, **entries}
+
     return Raw(
-        table.called, options | shared.given_options(arguments), event_types=tuple(types), notes=notes,
-        extras=lambda path: (*write_items(connection, table, attributes, na, path, listings),
-                             {"event_types": types, **entries}),
-        counters=unit == ORDER, read=read, dropped=dropped,
+        table.called, options | shared.given_options(arguments), event_types=tuple(types), notes=notes, extras=extras,
+        counters=unit == ORDER, time_unit=unit, read=read, dropped=dropped,
     )  # fmt: skip
 
 
@@ -145,31 +156,28 @@ def _attributes(columns: dict[str, Any]) -> tuple[Attributes, dict[str, str]]:
     return attributes | {name: (name, "any") for name in columns["attributes"]}, texts
 
 
-def write_items(
-    connection: Any, table: Table, attributes: Attributes, na: Sequence[str] | None, path: Path,
-    listings: Path | None = None,
-) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:  # fmt: skip
-    """Write ``attributes.parquet``, ``names.parquet`` and ``item_names.npy``, as of each item's latest event; returns
-    their entries and counts. DuckDB has the tables ``raw`` and ``vocabulary``; ``name`` is one of the attributes.
-    """
-    # Of each item the last row of those of its latest time.
-    connection.execute(
-        "CREATE TEMP TABLE latest AS SELECT index, item, max(raw.rowid) AS row FROM raw "
-        "JOIN (SELECT item, max(time) AS time FROM raw GROUP BY item) USING (item, time) "
-        "JOIN vocabulary USING (item) GROUP BY index, item"
-    )
+def describe(
+    connection: Any, table: Table, attributes: Attributes, na: Sequence[str] | None, listings: Path | None = None
+) -> str:
+    """SQL of the attributes of each item, and its ``index``, as its row in DuckDB's table ``latest`` (index, item, row)
+    has them; ``name`` is one of the attributes."""
     live = ", listed, sold" if listings else ""
     join = f"LEFT JOIN read_parquet({literal(listings)}) AS l ON l.item_id = latest.item" if listings else ""
-    with reading(table):
-        values = ", ".join(f"{sql} AS {identifier(name)}"
-                           for name, sql in _parsed(connection, table, attributes, na).items())  # fmt: skip
-        query = (
-            f"SELECT everything.* EXCLUDE (row) REPLACE (coalesce(everything.name, '') AS name){live} FROM ("
-            f"SELECT {values}, row_number() OVER () - 1 AS row FROM {table.relation}) AS everything "
-            f"JOIN latest ON latest.row = everything.row {join} ORDER BY index"
-        )
-        with connection.sql(query).to_arrow_reader(CHUNK) as reader:
-            entry = write_parquet(reader, reader.schema, path / "attributes.parquet")
+    values = ", ".join(f"{sql} AS {identifier(name)}"
+                       for name, sql in _parsed(connection, table, attributes, na).items())  # fmt: skip
+    return (
+        f"SELECT everything.* EXCLUDE (row) REPLACE (coalesce(everything.name, '') AS name){live}, index FROM ("
+        f"SELECT {values}, row_number() OVER () - 1 AS row FROM {table.relation}) AS everything "
+        f"JOIN latest ON latest.row = everything.row {join}"
+    )
+
+
+def write_items(connection: Any, described: str, path: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """Write ``attributes.parquet``, ``names.parquet`` and ``item_names.npy`` from the SQL of ``describe``; returns
+    their entries and counts."""
+    query = f"SELECT * EXCLUDE (index) FROM ({described}) ORDER BY index"
+    with connection.sql(query).to_arrow_reader(CHUNK) as reader:
+        entry = write_parquet(reader, reader.schema, path / "attributes.parquet")
     names = pq.read_table(path / "attributes.parquet", columns=["name"])["name"]
     # Names are numbered in the order of their first item.
     codes = pc.if_else(pc.equal(names, ""), None, names).dictionary_encode().combine_chunks()
@@ -177,6 +185,25 @@ def write_items(
     files = {"names.parquet": write_parquet(distinct.to_batches(), distinct.schema, path / "names.parquet")}
     files |= write_file(path, "item_names.npy", numbers) | {"attributes.parquet": entry}
     return files, {"names": len(distinct), "unnamed": int(np.count_nonzero(numbers < 0))}
+
+
+def in_parts(arguments: Namespace) -> bool:
+    """Files with the columns of the published data set, whose types and attributes need no look at all of them."""
+    return not arguments.drop_invalid and not any(getattr(arguments, name) for name in (*ROLES, "events"))
+
+
+def extras_of_parts(parts: Parts, shards: Shards) -> Callable[[Path], Extras]:
+    """``Raw.extras`` of files that were read in parts."""
+
+    def extras(path: Path) -> Extras:
+        described = describe_parts(_describe_published, parts, shards)
+        return *write_items(shards.connection, described, path), dict(PUBLISHED_ENTRIES)
+
+    return extras
+
+
+def _describe_published(connection: Any, arguments: Namespace) -> str:
+    return describe(connection, shared.open_raw(connection, arguments), PUBLISHED_ATTRIBUTES, arguments.na)
 
 
 def _parsed(connection: Any, table: Table, attributes: Attributes, na: Sequence[str] | None) -> dict[str, str]:

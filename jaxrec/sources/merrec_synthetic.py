@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from jaxrec.cli.text import read_yaml
-from jaxrec.data.clean.pipeline import DAY, Extras, Raw
+from jaxrec.data.clean.protocol import DAY, Extras, Raw
 from jaxrec.errors import UserError
 from jaxrec.sources import merrec
 from jaxrec.sources.market import world

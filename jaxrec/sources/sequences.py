@@ -6,7 +6,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from jaxrec.data.clean.pipeline import LEAVE_ONE_OUT, SHORTEST, Raw
+from jaxrec.data.clean.protocol import LEAVE_ONE_OUT, SHORTEST, Raw
 from jaxrec.data.given import MARKERS
 from jaxrec.data.reading.columns import NO_ID, ORDER, whole_column
 from jaxrec.data.reading.duck import fetch_row, leave_out, listed, trimmed

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxrec.cli.command import ranged
-from jaxrec.data.clean.pipeline import Raw
+from jaxrec.data.clean.protocol import Raw
 from jaxrec.data.reading.columns import ORDER, UNITS
 from jaxrec.data.reading.table import NO_QUOTE, Field, Table, find_files, load, open_tables
 
@@ -58,8 +58,9 @@ def add_raw_arguments(parser: ArgumentParser, what: str = "the file of the data 
     """Add ``--raw``, of any number of files, and ``--quote``; ``what`` the files are."""
     parser.add_argument(
         "--raw", nargs="+", action="extend", default=[], required=True, metavar="PATH", help=f"{what}: files (CSV, "
-        "also in .gz, .zst or .zip, or Parquet), folders, quoted patterns such as 'logs/*.csv', or - for standard "
-        "input. Several need the same columns in one order; their rows count in the order given, or of the names",
+        "also in .gz, .zst or .zip, or Parquet), folders, quoted patterns such as 'logs/*.csv', any of these in a "
+        "store ('s3://bucket/logs/*'), or - for standard input. Several need the same columns in one order; their rows "
+        "count in the order given, or of the names",
     )  # fmt: skip
     parser.add_argument(
         "--quote", choices=(NO_QUOTE, '"'), help="none: quotes in CSV files are part of the text; '\"' given here: "
@@ -111,7 +112,7 @@ def open_raw(connection: Any, arguments: Namespace, needed: Sequence[str] = (), 
 def read_published(
     connection: Any, arguments: Namespace, fields: Sequence[Field], time: str, date: str, **options: Any
 ) -> Raw:
-    """Fill the table ``raw`` from files of ``--raw`` whose columns are known; see ``pipeline.Raw``."""
+    """Fill the table ``raw`` from files of ``--raw`` whose columns are known; see ``protocol.Raw``."""
     table = open_raw(connection, arguments, **options)
     read, _, _ = load(connection, table, fields)
     return Raw(table.called, given_options(arguments), time, date, read=read)

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 
-from jaxrec.data.clean.pipeline import DAY, Raw
+from jaxrec.data.clean.protocol import DAY, Raw
 from jaxrec.sources.shared import Numbers, add_numbers, draw
 
 HELP = "made-up sessions with a known best result; needs no raw data"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import Any
 
-from jaxrec.data.clean.pipeline import Raw
+from jaxrec.data.clean.protocol import Raw
 from jaxrec.data.reading.duck import integer, timestamp
 from jaxrec.data.reading.table import Field
 from jaxrec.sources.shared import add_raw_arguments, read_published
@@ -20,6 +20,10 @@ FIELDS = (
     Field("time", "time", timestamp, "a time like 2014-04-07T08:51:09.277Z"),
 )
 add_arguments = add_raw_arguments
+
+
+def in_parts(arguments: Namespace) -> bool:
+    return True
 
 
 def read(connection: Any, arguments: Namespace) -> Raw:

@@ -26,10 +26,10 @@ from jaxrec.metrics.ranking import ranking_metrics
 from jaxrec.models.base import Model
 from jaxrec.ops.parallel import mesh_over, replicate
 from jaxrec.ops.rows import mesh_of
-from jaxrec.ops.topk import Candidates, Items, block_size, rank
+from jaxrec.ops.topk import TOGETHER, Candidates, Items, block_size, rank
 from jaxrec.run import Run, open_run
-from jaxrec.training.block import as_dealt, rows_of, weights_like
 from jaxrec.training.checkpoint import Checkpoints
+from jaxrec.training.state import as_dealt, rows_of, weights_like
 
 QUERIES = 8192  # that are encoded and ranked in one call
 Part = tuple[Any, Any]
@@ -184,8 +184,9 @@ def rank_vectors(
 ) -> Iterator[Part]:
     """Ranks by the products of float32[n, D] and float32[V, D], also in parts, of int32[n] targets; ``memory`` MiB at
     once."""
-    table = jnp.asarray(items) if isinstance(items, np.ndarray) else items
-    queries, size = jnp.asarray(queries), block_size(len(items), memory)
+    whole = isinstance(items, np.ndarray | Array)
+    queries, table = jnp.asarray(queries), jnp.asarray(items) if whole else items
+    size = block_size(len(items), memory, 64 if whole else TOGETHER)
 
     def ranked(rows: np.ndarray) -> Part:
         return rank(queries[rows], jnp.asarray(targets[rows]), table, size, k, among(rows))

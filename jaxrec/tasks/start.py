@@ -22,9 +22,9 @@ from jaxrec.ops.rows import dealt_array, gathered_array, shards_of
 from jaxrec.run import open_run
 from jaxrec.tasks.base import Loaded, load, part_of
 from jaxrec.tasks.moves import OLD_ROWS, Moves, moved_table, old_rows
-from jaxrec.training.block import TrainState, init_state, rows_of
 from jaxrec.training.checkpoint import Checkpoints
 from jaxrec.training.optimizers import make_optimizer, make_schedule
+from jaxrec.training.state import TrainState, init_state, rows_of
 
 Moving = Callable[[Loaded, Config, Any], dict[str, Moves]]
 """A task's ``moved_rows``: of the other run, the configuration and its data set, the moves of each table."""

@@ -30,7 +30,7 @@ from jaxrec.cli.command import say
 from jaxrec.errors import UserError
 from jaxrec.ops import hosts
 from jaxrec.ops.rows import dealt_array, gathered_array, rows_each, shards_of
-from jaxrec.training.block import TrainState
+from jaxrec.training.state import TrainState
 
 MODEL_PARTS = ("params", "tables")
 SHARDS = "shards"  # in ``position``: over how many devices tables were dealt; not there where they were not

@@ -58,6 +58,21 @@ def test_a_data_set_is_planned_for_a_cpu_and_for_virtual_devices(
     assert "fits" in shown and "cpu:8" in shown and shown.endswith("Nothing was run, and none of this is speed.\n")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["gru4rec", "merrec"])
+def test_dealt_tables_take_an_eighth_and_exchange_what_does_not_grow(model: str, plans: Any, worlds: Worlds) -> None:
+    file, words = worlds.config(model), ["--training.batch_size", "64", "--loss.n_sample", "256", "--items"]
+    found = [plans("--config", file, "--target", "cpu:8", *words, items, "--mesh.model", shards)[0]
+             for items, shards in ((200_000, 1), (200_000, 8), (800_000, 8), (800_000, 4))]  # fmt: skip
+    whole, eighth, larger, quarter = found
+    for part in ("tables", "optimizer"):
+        assert whole["memory"][part] == pytest.approx(8 * eighth["memory"][part], rel=0.01)
+        assert larger["memory"][part] == pytest.approx(4 * eighth["memory"][part], rel=0.02)
+    assert larger["total_bytes"] < 1.1 * sum(larger["memory"][part] for part in ("tables", "optimizer", "constants"))
+    assert eighth["collective_bytes_per_step"] == larger["collective_bytes_per_step"]
+    assert quarter["collective_bytes_per_step"].keys() == {"data x model"}
+
+
 @pytest.mark.parametrize("model", ["gru4rec", "narm", "bert4rec"])
 def test_sizes_plan_what_data_of_these_sizes_would(model: str, worlds: Worlds) -> None:
     """The same shapes of state, constants and blocks, where as many events are given."""
@@ -100,6 +115,7 @@ def test_every_configuration_has_shapes_of_sizes(file: Path) -> None:
     (["--target", "cpu", "--items", "2147483647"], "reads of a step do not fit int32 ids"),
     (["--target", "cpu:2", "--items", "99", "--mesh.data", "3"], "cpu:2 has 2; give at most that"),
     (["--target", "cpu:8", "--items", "99", "--training.batch_size", "12"], "the next that can is 16"),
+    (["--target", "cpu:8", "--items", "99", "--mesh.model", "3"], "mesh.model: found 3; cpu:8 has 8; give a divisor"),
     (["--target", "cpu", "--items", "99", "--events", "9999999999"], "expected a whole number"),
     (["--target", "cpx"], "no such target"), ([], "--target: missing"),
 ])  # fmt: skip

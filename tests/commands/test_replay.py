@@ -14,7 +14,7 @@ from helpers import BEGIN, call, fails, sessions, spawn
 
 from jaxrec import Query, Recommender
 from jaxrec.config import Config
-from jaxrec.data.clean.pipeline import Cleaning
+from jaxrec.data.clean.protocol import Cleaning
 from jaxrec.data.items import Items
 from jaxrec.replay import policies
 from jaxrec.replay.days import DayLog, date_of

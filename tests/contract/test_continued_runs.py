@@ -25,8 +25,9 @@ from jaxrec.run import open_run
 from jaxrec.tasks.base import Task, load, make_task
 from jaxrec.tasks.start import open_source, taken_over
 from jaxrec.train import train
-from jaxrec.training.block import Training, TrainState
+from jaxrec.training.block import Training
 from jaxrec.training.checkpoint import Checkpoints
+from jaxrec.training.state import TrainState
 
 Capsys = pytest.CaptureFixture[str]
 MODELS = ["gru4rec", "merrec", "autoint", "two_tower"]

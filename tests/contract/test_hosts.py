@@ -40,7 +40,7 @@ from jaxrec.cli.hosts import Ranks, _explained
 from jaxrec.data.dataset import open_dataset
 from jaxrec.feeds import base
 from jaxrec.ops import hosts
-from jaxrec.tasks.base import make_task
+from jaxrec.tasks.base import load, make_task
 
 KILLS = int(os.environ.get("JAXREC_KILLS", "10"))
 SEED = int(os.environ.get("JAXREC_KILL_SEED", "0"))
@@ -105,6 +105,19 @@ def test_hosts_train_the_run_of_one(
     for ours, theirs in zip(same_metrics(run), same_metrics(alone), strict=True):
         assert ours == {name: pytest.approx(value, rel=1e-4) if isinstance(value, float) else value
                         for name, value in theirs.items()}  # fmt: skip
+    assert call("evaluate", "--run", run) == 0
+
+
+@SLOW
+@pytest.mark.parametrize("sections", [{}, {"optimizer": {"name": "adam"}}], ids=["adagrad", "adam"])
+def test_rows_are_dealt_over_hosts(sections: dict[str, Any], worlds: Worlds, tmp_path: Path) -> None:
+    """Of two processes each has every other row; validated by both together, saved, and used by one."""
+    config, alone = worlds.config("gru4rec", **sections), worlds.run("gru4rec", **sections)
+    run = tmp_path / "run"
+    (status, out, _), *others = ended(start_training(2, "--config", config, "--run", run, "--mesh.model", 2))
+    assert status == 0 and "on 2 devices of 2 processes" in out and others == [(0, "", [])]
+    one, two = (load(each, whole=True).weights for each in (alone, run))
+    assert 0 < apart(one, two) < 1e-6, "0: nothing was dealt"
     assert call("evaluate", "--run", run) == 0
 
 

@@ -28,7 +28,7 @@ from jaxrec.tasks.base import load
 from jaxrec.tasks.clicks import task as clicks
 from jaxrec.tasks.retrieval import task as retrieval
 from jaxrec.tasks.sessions.task import session_judge
-from jaxrec.training.block import weights_like
+from jaxrec.training.state import weights_like
 
 MODELS = {"gru4rec": 5, "merrec": 5, "autoint": 3, "two_tower": 3}  # one of each kind, and a cut-off
 KS = (1, 5, 20, 100)

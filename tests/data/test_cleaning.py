@@ -20,7 +20,7 @@ from helpers import open_sessions, prepared, sessions
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from jaxrec.data.clean.pipeline import DAY, Cleaning
+from jaxrec.data.clean.protocol import DAY, Cleaning
 from jaxrec.data.dataset import SPLITS
 from jaxrec.errors import UserError
 from jaxrec.prepare import main

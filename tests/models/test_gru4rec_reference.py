@@ -19,8 +19,9 @@ from jaxrec import config as configuration
 from jaxrec.feeds.base import LaneBlock
 from jaxrec.losses.sampled import Popularity, Step
 from jaxrec.models.gru4rec import GRU4Rec
-from jaxrec.training.block import TrainState, init_state, make_train_block
+from jaxrec.training.block import make_train_block
 from jaxrec.training.optimizers import make_optimizer, make_schedule
+from jaxrec.training.state import TrainState, init_state
 
 pytestmark = pytest.mark.numbers
 

@@ -18,8 +18,9 @@ from jaxrec.feeds.base import Plan, RowBlock
 from jaxrec.losses import contrastive
 from jaxrec.models.two_tower import Interactions, TwoTower
 from jaxrec.ops.parallel import Placement
-from jaxrec.training.block import init_state, make_train_block
+from jaxrec.training.block import make_train_block
 from jaxrec.training.optimizers import make_optimizer, make_schedule
+from jaxrec.training.state import init_state
 
 # ---- one row at a time, and the mean loss of a step with batch statistics worked out here ----------------------------
 

@@ -14,8 +14,8 @@ import pytest
 from helpers import assert_same_arrays, steps_of
 
 from jaxrec.errors import UserError
-from jaxrec.training.block import TrainState
 from jaxrec.training.checkpoint import Checkpoints
+from jaxrec.training.state import TrainState
 
 
 def state(step: int, averaged: bool = False) -> TrainState:

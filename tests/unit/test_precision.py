@@ -18,7 +18,8 @@ from jaxrec.data.dataset import open_dataset
 from jaxrec.ops.parallel import LOW, ONE, Placement
 from jaxrec.programs.products import products
 from jaxrec.tasks.base import make_task
-from jaxrec.training.block import Training, init_state, make_train_block
+from jaxrec.training.block import Training, make_train_block
+from jaxrec.training.state import init_state
 
 
 def rounded(values: np.ndarray) -> np.ndarray:

@@ -16,8 +16,9 @@ from jaxrec.data.dataset import Sessions
 from jaxrec.feeds.base import Plan, lane_feed
 from jaxrec.models.base import make_model
 from jaxrec.models.packed import SequenceModel
-from jaxrec.training.block import Training, TrainState, init_state, make_train_block, training_plan
+from jaxrec.training.block import Training, make_train_block, training_plan
 from jaxrec.training.optimizers import make_optimizer, make_schedule
+from jaxrec.training.state import TrainState, init_state
 
 pytestmark = pytest.mark.numbers
 

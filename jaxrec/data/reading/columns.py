@@ -71,8 +71,9 @@ def _empty(na: Sequence[str] | None) -> str:
     return listed(("", *(one.strip() for one in na or ())))
 
 
-def whole_column(connection: Any, name: str, called: str) -> list[str]:
-    """Cut the spaces of a text column of ``raw`` off, and make it int64 where that loses nothing; '' becomes NULL.
+def whole_column(connection: Any, name: str, called: str, text_ids: bool = False) -> list[str]:
+    """Cut the spaces of a text column of ``raw`` off, and make it int64 where that loses nothing, unless they are to
+    stay ``text_ids``; '' becomes NULL.
 
     Returns notes for the user, who knows the column as ``called``, about what was changed.
     """
@@ -84,6 +85,7 @@ def whole_column(connection: Any, name: str, called: str) -> list[str]:
         f"count(*) FILTER ({digits} <> {text}), "
         f"coalesce(bool_and(({integer(digits)}) IS NOT NULL OR {text} IS NULL), true) FROM raw",
     )
+    whole = whole and not text_ids
     notes = [f"{called}: spaces around {spaced:,} values are cut off"] if spaced else []
     if whole and dotted:
         notes.append(f"{called}: whole numbers written with .0 in {dotted:,} rows are read as integers")

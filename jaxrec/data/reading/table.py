@@ -23,8 +23,10 @@ import pyarrow.parquet as pq
 
 from jaxrec.data.reading import duck
 from jaxrec.data.reading.duck import TEXT, fetch_row, identifier, literal, quoted
+from jaxrec.data.reading.remote import copy_object, find_objects, is_address
 from jaxrec.errors import UserError, nearest, shown
 
+Place = Path | str  # a path, or an address in a store
 STREAM = Path("/dev/stdin")
 KNOWN = (".parquet", ".csv", ".tsv", ".txt", ".dat", ".gz", ".zip", ".zst")
 PARQUET = b"PAR1"
@@ -44,7 +46,7 @@ MOST_NAMED = 4  # columns with unusable values of which a message shows the firs
 class Table:
     """A raw file that has been opened: what it holds, and how DuckDB reads it. Or several, one after the other."""
 
-    path: Path  # the file, the first of several, as the user named it
+    path: Place  # the file, the first of several, as the user named it
     place: Path  # where its bytes lie: there, or in a copy
     reader: str  # SQL: the table function that reads it, with FILES for the names of files
     relation: str  # SQL: the rows of the file, or of all files in their order, with the columns as the whole has them
@@ -97,32 +99,45 @@ def reading(table: Table, advice: str = "mend it, or see --quote and --delimiter
         raise UserError(f"{path}: cannot be read ({reason}); {advice}") from None
 
 
-def find_files(raw: Sequence[str]) -> list[Path]:
+def find_files(raw: Sequence[str]) -> list[Place]:
     """The files that ``--raw`` means, each once, in the order given; ``raw`` are files, folders (also of folders),
-    patterns, or ``-`` for standard input."""
-    return list({os.path.realpath(path): path for name in raw for path in _meant(name)}.values())
+    patterns, addresses of any of these in a store, or ``-`` for standard input."""
+    return list({path if isinstance(path, str) else os.path.realpath(path): path
+                 for name in raw for path in _meant(name)}.values())  # fmt: skip
 
 
-def _meant(name: str) -> list[Path]:
+def file_state(file: Place) -> tuple[int, str]:
+    """The bytes of a file, and what changes when it does."""
+    if isinstance(file, str):
+        ((_, size, version),) = find_objects(file)
+        return size, version
+    state = file.stat()
+    return state.st_size, str(state.st_mtime_ns)
+
+
+def _meant(name: str) -> list[Place]:
     """The files that one word of ``--raw`` means, without those of its folders that are empty (Spark writes such
     parts)."""
-    path = Path(STREAM if name == "-" else name)
-    if not path.is_dir() and (os.path.lexists(name) or not glob.has_magic(name)):
-        return [path]
-    matches = [path] if path.is_dir() else [Path(match) for match in sorted(glob.glob(name, recursive=True))]
-    # What starts with a dot or _ are the notes of other programs, such as _SUCCESS or .x.parquet.crc.
-    there = [match for match in matches if match.is_file()] or [
-        file for folder in matches for file in sorted(folder.rglob("*"))
-        if file.is_file() and all(part[0] not in "._" for part in file.relative_to(folder).parts)
-    ]  # fmt: skip
-    filled = [file for file in there if file.stat().st_size]
+    if is_address(name):
+        filled: list[Place] = [address for address, size, _ in find_objects(name) if size]
+    else:
+        path = Path(STREAM if name == "-" else name)
+        if not path.is_dir() and (os.path.lexists(name) or not glob.has_magic(name)):
+            return [path]
+        matches = [path] if path.is_dir() else [Path(match) for match in sorted(glob.glob(name, recursive=True))]
+        # What starts with a dot or _ are the notes of other programs, such as _SUCCESS or .x.parquet.crc.
+        there = [match for match in matches if match.is_file()] or [
+            file for folder in matches for file in sorted(folder.rglob("*"))
+            if file.is_file() and all(part[0] not in "._" for part in file.relative_to(folder).parts)
+        ]  # fmt: skip
+        filled = [file for file in there if file.stat().st_size]
     if not filled:
         raise UserError(f"{name}: no raw files here, such as .parquet or .csv, with anything in them; check --raw")
-    return [file for file in filled if file.name.lower().endswith(KNOWN)] or filled
+    return [file for file in filled if str(file).lower().endswith(KNOWN)] or filled
 
 
 @contextmanager
-def unpacking(path: Path) -> Iterator[None]:
+def unpacking(path: Place) -> Iterator[None]:
     """Say in one line that a file cannot be read or unpacked."""
     try:
         yield
@@ -132,20 +147,25 @@ def unpacking(path: Path) -> Iterator[None]:
                         "fetch the file again") from None  # fmt: skip
 
 
-def _unpacked(path: Path, scratch: Path) -> tuple[Path, bytes]:
-    """Where the bytes of a file lie, there, or in a copy in ``scratch`` (of a pipe, or a zip's file); and the first."""
+def _unpacked(path: Place, scratch: Path) -> tuple[Path, bytes]:
+    """Where the bytes of a file lie, there, or in a copy in ``scratch`` (of a store, a pipe, or a zip's file); and the
+    first."""
 
-    def copied(stream: Any) -> Path:
+    def copied(stream: Any = None) -> Path:
         scratch.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(prefix="raw_", dir=scratch, delete=False) as copy:
-            shutil.copyfileobj(stream, copy, 1 << 20)
+            if stream is not None:
+                shutil.copyfileobj(stream, copy, 1 << 20)
         return Path(copy.name)
 
     with unpacking(path):
-        place = path
-        if path.is_fifo():
+        if isinstance(path, str):
+            copy_object(path, place := copied())
+        elif path.is_fifo():
             with open(os.dup(0) if path == STREAM else path, "rb") as stream:
                 place = copied(stream)
+        else:
+            place = path
         if zipfile.is_zipfile(place):
             with zipfile.ZipFile(place) as archive:
                 names = [name for name in archive.namelist() if not re.search(r"(^|/)(\.|__MACOSX/)|/$", name)]
@@ -158,7 +178,7 @@ def _unpacked(path: Path, scratch: Path) -> tuple[Path, bytes]:
             return place, stream.read(4)
 
 
-def open_tables(connection: Any, paths: Sequence[Path], **options: Any) -> Table:
+def open_tables(connection: Any, paths: Sequence[Place], **options: Any) -> Table:
     """Open several files, all with the same columns in the same order, as one table; options as of ``open_table``."""
     first, *others = tables = [open_table(connection, path, **options) for path in paths]
     for other in others:
@@ -175,7 +195,7 @@ def open_tables(connection: Any, paths: Sequence[Path], **options: Any) -> Table
 
 
 def open_table(
-    connection: Any, path: Path, delimiter: str = ",", columns: Sequence[str] | None = None, quote: str | None = None,
+    connection: Any, path: Place, delimiter: str = ",", columns: Sequence[str] | None = None, quote: str | None = None,
     encoding: str = "utf-8",
 ) -> Table:  # fmt: skip
     """Look at a raw file and say how to read it.
@@ -218,7 +238,7 @@ def open_table(
     return replace(table, reader=reader, relation=relation, columns=known, names=names)
 
 
-def _open_parquet(connection: Any, path: Path, place: Path) -> Table:
+def _open_parquet(connection: Any, path: Place, place: Path) -> Table:
     table = Table(path, place, "read_parquet(FILES)", f"read_parquet({literal(place)})", {}, ())
     with reading(table), unpacking(path):
         rows = connection.execute(f"DESCRIBE SELECT * FROM {table.relation}").fetchall()

@@ -21,7 +21,7 @@ import json
 import os
 import re
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -31,8 +31,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib.format import open_memmap
 
 from jaxrec.cli.text import HALF
+from jaxrec.data.cluster import Cluster
 from jaxrec.data.store import checksum, is_right, read_sealed, staging, write_file, write_sealed, written
 from jaxrec.errors import UserError, one_line
 
@@ -48,13 +50,18 @@ TEXT, NAMES, META, VECTORS = "text", "names.parquet", "meta.json", "vectors.npy"
 MAKE = "make them with python -m jaxrec.text --data"
 
 
-def embed(texts: Sequence[str], model: str, update: Callable[..., None] = lambda *_, **__: None) -> np.ndarray:
+def embed(
+    texts: Sequence[str], model: str, update: Callable[..., None] = lambda *_, **__: None, ray: Cluster | None = None,
+    into: Path | None = None,
+) -> np.ndarray:  # fmt: skip
     """The sentence embeddings of texts, float16[n, dim] of length 1; what the cache lacks is encoded, each text once.
     They do not depend on the other texts by more than the last bit of a float16.
 
     Args:
         model: a name on the hub, with or without ``sentence-transformers/``, or a local folder.
         update: of ``jaxrec.cli.command.progress``; in all it is moved on by the number of different texts.
+        ray: what encodes parts, each process with a model of its own (None: one process).
+        into: a new ``.npy`` file to put them into and map, as they may not fit into memory.
 
     The cache is the folder ``text`` in the directory that the environment variable ``JAXREC_CACHE`` names, or in
     ``~/.cache/jaxrec``.
@@ -69,23 +76,57 @@ def embed(texts: Sequence[str], model: str, update: Callable[..., None] = lambda
     distinct = sorted(dict.fromkeys(texts), key=len, reverse=True)  # memory that does not suffice shows at once
     cache = Path(os.environ.get("JAXREC_CACHE") or Path.home() / ".cache" / "jaxrec") / "text" / identity
     place = cache / hashlib.sha256(json.dumps(distinct).encode()).hexdigest()[:32]
-    parts = list[np.ndarray]()
-    with ProcessPoolExecutor(1, get_context("spawn"), _start) as pool:  # which starts where something is missing
-        for start in range(0, len(distinct), PART):
-            part, file = distinct[start : start + PART], place / f"{start}.npy"
-            if (vectors := _kept(file, len(part))) is None:
-                try:
-                    vectors = pool.submit(_vectors, folder, model, part).result()
-                except BrokenProcessPool:
-                    raise UserError("texts: the process that should encode was killed; run it again, perhaps with more "
-                                    "memory: it goes on where it stopped") from None  # fmt: skip
-                place.mkdir(parents=True, exist_ok=True)
-                with written(file) as unfinished, open(unfinished, "wb") as stream:
-                    np.save(stream, vectors, allow_pickle=False)
-            parts.append(vectors)
+    missing = dict[int, list[str]]()
+    for start in range(0, len(distinct), PART):
+        part = distinct[start : start + PART]
+        if _kept(place / f"{start}.npy", len(part)) is None:
+            missing[start] = part
+        else:
             update(len(part))
+    encoded = _encode(folder, model, missing) if ray is None else _encode_by_ray(ray, folder, model, missing)
+    for start, vectors in encoded:
+        place.mkdir(parents=True, exist_ok=True)
+        with written(place / f"{start}.npy") as unfinished, open(unfinished, "wb") as stream:
+            np.save(stream, vectors, allow_pickle=False)
+        update(len(vectors))
+    return _in_order(texts, distinct, place, into)
+
+
+def _in_order(texts: Sequence[str], distinct: Sequence[str], place: Path, into: Path | None) -> np.ndarray:
+    """The vectors of texts from the parts of the ``distinct`` ones, of which one at a time is in memory."""
     rows = {text: row for row, text in enumerate(distinct)}
-    return np.asarray(np.concatenate(parts)[[rows[text] for text in texts]])
+    row_of = np.array([rows[text] for text in texts])
+    order, starts = np.argsort(row_of, kind="stable"), range(0, len(distinct), PART)
+    ends = np.searchsorted(row_of[order], [*starts, len(distinct)])
+    found = np.empty((0, 0), "<f2")
+    for start, low, high in zip(starts, ends[:-1], ends[1:], strict=True):
+        vectors, places = np.load(place / f"{start}.npy", allow_pickle=False), order[low:high]
+        if not start:
+            shape = (len(texts), vectors.shape[1])
+            found = open_memmap(into, "w+", vectors.dtype, shape) if into else np.empty(shape, vectors.dtype)
+        found[places] = vectors[row_of[places] - start]
+    return found
+
+
+def _encode(folder: Path, model: str, parts: dict[int, list[str]]) -> Iterator[tuple[int, np.ndarray]]:
+    """float16[n, dim] of each part, one after the other, from a process that starts where there are any."""
+    with ProcessPoolExecutor(1, get_context("spawn"), _start) as pool:
+        for start, part in parts.items():
+            try:
+                yield start, pool.submit(_vectors, folder, model, part).result()
+            except BrokenProcessPool:
+                raise UserError("texts: the process that should encode was killed; run it again, perhaps with more "
+                                "memory: it goes on where it stopped") from None  # fmt: skip
+
+
+def _encode_by_ray(
+    ray: Cluster, folder: Path, model: str, parts: dict[int, list[str]]
+) -> Iterator[tuple[int, np.ndarray]]:
+    """float16[n, dim] of each part, in the order in which they come."""
+    starts = {f"texts {start + 1:,} to {start + len(part):,}": start for start, part in parts.items()}
+    calls = {name: (folder, model, parts[start]) for name, start in starts.items()}
+    for name, vectors in ray.each(_vectors_offline, calls, gpu=True):
+        yield starts[name], vectors
 
 
 def _kept(file: Path, n: int) -> np.ndarray | None:
@@ -123,6 +164,12 @@ def _vectors(folder: Path, name: str, part: Sequence[str]) -> np.ndarray:
         raise UserError(f"{name}: cannot be loaded, or fails to encode ({one_line(str(error), 200)}); mend {folder}, "
                         f"give another model, free memory, or {INSTALL}") from None  # fmt: skip
     return np.asarray(found, "<f2")
+
+
+def _vectors_offline(folder: Path, name: str, part: Sequence[str]) -> np.ndarray:
+    """A task: ``_vectors``; a process of Ray's keeps its model for the next one."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    return _vectors(folder, name, part)
 
 
 def find_model(model: str) -> tuple[Path, str]:
@@ -179,7 +226,7 @@ def write_name_vectors(data: Path, manifest: dict[str, Any], model: str, identit
     meta = {"format": FORMAT, "model": model, "identity": identity, "dim": vectors.shape[1], "names": len(vectors),
             "key": names_key(data, manifest)}  # fmt: skip
     with staging(data / TEXT, overwrite=True, of_ours=None) as stage:
-        entry = write_file(stage / identity, VECTORS, vectors.astype("<f2"))[VECTORS]
+        entry = write_file(stage / identity, VECTORS, vectors.astype("<f2", copy=False))[VECTORS]
         write_sealed(stage / identity / META, meta | {"sha256": entry["sha256"]})
     return data / TEXT / identity
 

@@ -21,7 +21,7 @@ from jaxrec.feeds.packed import target_positions
 from jaxrec.metrics.ranking import random_ranking, ranking_metrics
 from jaxrec.models.merrec import MERRec
 from jaxrec.ops.heads import Heads
-from jaxrec.ops.topk import EVERYTHING, Candidates, Live
+from jaxrec.ops.topk import EVERYTHING, TOGETHER, Candidates, Live
 from jaxrec.run import Run
 from jaxrec.sources.market.world import optimum_lines
 from jaxrec.tasks import base
@@ -36,7 +36,6 @@ COLUMNS = ("recall", "mrr")
 SAMPLE_SEED = 0  # of the sessions that are evaluated
 EXAMPLES = 100  # sequences of the newest split that a run keeps, to show what is recommended
 MOST_CATEGORIES = 12
-TOGETHER = 512  # queries that are multiplied with a part of the items at once
 
 
 def make(config: Config, dataset: Dataset, plan: MakePlan = training_plan) -> Task:
@@ -117,7 +116,6 @@ def event_judge(model: MERRec, sessions: Sessions, config: EvaluationConfig, tra
         live = None if known.live is None else Live(*known.live, block.asked.reshape(-1))
         return carry, encoded(weights, known, block), Candidates(live)
 
-    # Of a large catalogue vectors are put side by side anew for every block of queries, so many of these share them.
     return Judge(model.feed(sessions, evaluation_plan(batch)), len(trained), config,
                  lambda weights: model.catalogue_vectors(weights, trained), encode, together=TOGETHER)  # fmt: skip
 
