@@ -57,31 +57,37 @@ def without_gone(line: str) -> str:
 # ---- as one ----------------------------------------------------------------------------------------------------------
 
 
-def test_two_hosts_of_two_devices_train_as_one(worlds: Worlds, tmp_path: Path) -> None:
-    """20 steps in float64, with sampled negatives in streamed blocks, and with all items in resident ones."""
-    configs = [worlds.config("gru4rec", noise=True), worlds.config("narm", **SOFTMAX)]
-    found = blocks(2, tmp_path / "found", *configs)
+def as_one(count: int, configs: Sequence[Path], out: Path) -> None:
+    """20 steps in float64 on so many hosts of two devices differ from those on one device by the order of sums."""
+    found = blocks(count, out, *configs)
     for config in configs:
         alone = block(configuration.load(config, [*BLOCK, "--mesh.data", "1"]))
-        print(config.name, apart(alone, found[str(config)]))
-        assert 0 < apart(alone, found[str(config)]) < 1e-9, f"{config}; 0: one device did it all"
+        difference = apart(alone, found[str(config)])
+        print(f"{config.stem}, {count} hosts of 2 devices: {difference:.2g}")
+        assert 0 < difference < 1e-9, f"{config}; 0: one device did it all"
+
+
+def test_two_hosts_train_as_one(worlds: Worlds, tmp_path: Path) -> None:
+    """With sampled negatives in streamed blocks, and with all items in resident ones."""
+    as_one(2, [worlds.config("gru4rec", noise=True), worlds.config("narm", **SOFTMAX)], tmp_path / "found")
 
 
 @SLOW
-def test_four_hosts_of_two_devices_train_as_one(worlds: Worlds, tmp_path: Path) -> None:
-    config = worlds.config("gru4rec", noise=True)
-    found, alone = (
-        blocks(4, tmp_path / "found", config),
-        block(configuration.load(config, [*BLOCK, "--mesh.data", "1"])),
-    )
-    assert 0 < apart(alone, found[str(config)]) < 1e-9
+def test_two_hosts_train_other_kinds_as_one(worlds: Worlds, tmp_path: Path) -> None:
+    as_one(2, [worlds.config(name, noise=True) for name in ("merrec", "autoint", "two_tower")], tmp_path / "found")
+
+
+@SLOW
+def test_four_hosts_train_as_one(worlds: Worlds, tmp_path: Path) -> None:
+    as_one(4, [worlds.config("gru4rec", noise=True)], tmp_path / "found")
 
 
 @SLOW
 @pytest.mark.parametrize(("model", "count", "allowed", "sections"), [
     ("gru4rec", 2, 1e-6, {}), ("gru4rec", 4, 1e-6, {}), ("narm", 4, 1e-6, SOFTMAX),
-    ("autoint", 2, 1e-6, {"training": {"epochs": 5}}), ("two_tower", 2, 5e-6, {"training": {"epochs": 3}}),
-    ("merrec", 2, 5e-6, {"training": {"epochs": 6}}),
+    ("autoint", 2, 1e-6, {"training": {"epochs": 5}}),
+    # Rounding grows faster here; that it is rounding says the test above, in float64.
+    ("two_tower", 2, 1e-5, {"training": {"epochs": 3}}), ("merrec", 2, 1e-4, {"training": {"epochs": 6}}),
 ])  # fmt: skip
 def test_hosts_train_the_run_of_one(
     model: str, count: int, allowed: float, sections: dict[str, Any], worlds: Worlds, tmp_path: Path

@@ -49,8 +49,6 @@ def test_options_of_a_file_exist(name: str, capsys: pytest.CaptureFixture[str]) 
             import_module(module_of(command)).main([*asked, "--help"])
         known = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
         options = [word for word in words if word.startswith("--")]
-        if "engine" in "".join(options) and "--engine" not in known:
-            pytest.skip("prepare has no --engine here")
         assert options and set(options) <= known, (command, set(options) - known)
 
 
