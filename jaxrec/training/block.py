@@ -14,6 +14,7 @@ from jax.experimental.layout import Format
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from jaxrec.config import Config
+from jaxrec.errors import UserError
 from jaxrec.feeds.base import Feed, Plan
 from jaxrec.models.base import Model
 from jaxrec.ops import hosts, parallel
@@ -81,6 +82,9 @@ class Training:
         self.optimizer = make_optimizer(config.optimizer, self.schedule)
         self._device = device or (jax.local_devices()[0] if feed.mesh is None else feed.mesh.devices.flat[0])
         self.on = on = Placement(feed.mesh, settings.precision == "bfloat16", parallel.platform_of(self._device))
+        if on.shards > 1 and not any(on.deals(spec.rows) for spec in model.tables.values()):
+            most = max((spec.rows for spec in model.tables.values()), default=0)
+            raise UserError(f"mesh.model: found {on.shards}; no table has as many rows, the largest {most}; lower it")
         self._formats = row_formats(model, self.optimizer, self._whole, on) if on.platform == "tpu" else None
         self.block = make_train_block(model, self.optimizer, config.optimizer.clip_norm, settings.average, on,
                                       feed.shape.lanes, self._formats, settings.deterministic)  # fmt: skip

@@ -28,6 +28,7 @@ from jaxrec.ops.tables import Read, plan_block, plan_reads
 from jaxrec.tasks.base import load, make_task
 from jaxrec.train import train
 from jaxrec.training import block as blocks
+from jaxrec.training import state as states
 from jaxrec.training.block import Training
 
 GPU = Placement(platform="gpu")
@@ -113,10 +114,14 @@ def test_tables_that_lie_otherwise_train_the_same(
     saved, stopped after an epoch, resumed, judged."""
     file, words = worlds.config("gru4rec"), ["--training.epochs", "2"]
     monkeypatch.setattr(parallel, "platform_of", lambda device: "tpu")
-    monkeypatch.setattr(blocks, "ROWS", Layout(major_to_minor=(0, 1)))
+
+    def laid(layout: Layout) -> None:
+        for module in (blocks, states):
+            monkeypatch.setattr(module, "ROWS", layout)
+
+    laid(Layout(major_to_minor=(0, 1)))
     train(configuration.load(file, words), tmp_path / "rows")
-    columns = Layout(major_to_minor=(1, 0))
-    monkeypatch.setattr(blocks, "ROWS", columns)
+    laid(Layout(major_to_minor=(1, 0)))
     config = configuration.load(file, words)
     task = make_task(config, open_dataset(config.data.path))
     item: Any = Training(config, task.model, task.feed).begin().tables["item"]
