@@ -30,7 +30,7 @@ class Shares(NamedTuple):
 
     order: Array  # int32[M], the positions: by device, and in order; those that read nothing last
     start: Array  # int32[n + 1], where in ``order`` the positions of each device begin; last those of none
-    turn: Array  # int32[M]: the how manieth of its device's a position is, from 0 on; -1 where nothing is read
+    turn: Array  # int32[M], the number of each position among its device's, from 0 on; -1 where nothing is read
 
 
 def capacity(positions: int, shards: int) -> int:

@@ -215,7 +215,7 @@ class Training:
                 state, stats = self.block(state, constants, block)
                 parallel.take_turns(stats, feed.mesh)
             state = self.averaged(state, epoch + 1)
-        return state.weights()
+        return state.weights() if self.on.shards == 1 else self.served(state)
 
 
 @partial(jax.jit, donate_argnums=0)
