@@ -219,8 +219,10 @@ def _best_dealt(
 
 
 def _parts_of(array: Array, size: BlockSize) -> tuple[Array, Array, int]:
-    """Parts of the rows that are here: the first row of each that is in no part before, where it begins, its length."""
-    width = min(size.items, len(array))
+    """Parts of the rows that are here: the first row of each that is in no part before, where it begins, its length. A
+    part is copied to be multiplied, so it takes no more than a block of scores may."""
+    cells = size.queries * size.items
+    width = min(size.items, max(CHUNK, cells // array.shape[1]), len(array))
     first_new = jnp.arange(-(-len(array) // width), dtype=jnp.int32) * width
     return first_new, jnp.minimum(first_new, len(array) - width), width
 
