@@ -33,6 +33,7 @@ from jaxrec.ops.rows import dealt_array, gathered_array, rows_each, shards_of
 from jaxrec.training.state import TrainState
 
 MODEL_PARTS = ("params", "tables")
+LARGE = 2**26  # bytes of what is restored, from which on it pays to look for what can be freed
 SHARDS = "shards"  # in ``position``: over how many devices tables were dealt; not there where they were not
 PLAIN = re.compile(r"(?!/gs/|/s3/|/cns/|/bigstore/)[A-Za-z0-9_./=,+-]*")  # what no library takes for more than a path
 
@@ -142,7 +143,8 @@ class Checkpoints:
         saved = with_path(partial(self._as_saved, shards), like)
         parts = {name: ocp.args.StandardRestore(tree) for name, tree in saved.items()}
         restored = jax.block_until_ready(dict(manager.restore(step, args=ocp.args.Composite(**parts)).items()))
-        gc.collect()  # Orbax's tasks refer to each other, and with them to a second copy of all arrays
+        if sum(leaf.nbytes for leaf in jax.tree.leaves(restored)) > LARGE:
+            gc.collect()  # Orbax's tasks refer to each other, and with them to a second copy of all arrays
         wanted: dict[str, Any] = with_path(partial(self._as_wanted, shards), like, restored)
         return wanted | {"position": position}
 
