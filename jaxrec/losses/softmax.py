@@ -18,7 +18,7 @@ from pydantic import Field
 
 from jaxrec.config.sections import Count, Fraction, LossConfig
 from jaxrec.ops.parallel import MODEL, ONE, Placement, by_hand, in_blocks, joined
-from jaxrec.ops.rows import DealtRows, Table, look_up
+from jaxrec.ops.rows import DealtRows, Table, look_up, places_here
 
 FEW_ROWS = 64  # queries in a block of rows, below which blocks of items are used
 FEW_ITEMS = 128  # items in a block of items, at least
@@ -34,16 +34,15 @@ class Softmax:
     memory: int = CACHED
     smoothing: float = 0.0
     on: Placement = ONE
-    count: int | None = (
-        None  # of items that are dealt (``ops.shards``), which are more with those of zeros; None: whole
-    )
+    count: int | None = None  # of items, where they are dealt (``ops.shards``); None: each device has all
 
     def places(self, target: Array) -> Array:
         """int32[P]: where among the items that are here the targets stand; -1 for none."""
-        if self.count is None:
-            return target
-        n = self.on.shards
-        return jnp.where(target % n == jax.lax.axis_index(MODEL), target // n, -1)
+        return target if self.count is None else places_here(target, self.on.shards)
+
+    def at(self, array: Array, target: Array) -> Array:
+        """[P, ...]: what an array has for the targets, int32[P] ``places``; zeros for those that are not here."""
+        return array[target] if self.count is None else look_up(array, target)
 
     def are_items(self, rows: int) -> Array | None:
         """bool[rows]: which of the items that are here there are; None where that is all."""
@@ -130,7 +129,7 @@ def _with_derivatives(
     if not how.whole_mass:
         own = (1.0 - how.smoothing) * weight[:, None]
         place = target if how.count is None else jnp.where(target < 0, len(items), target)
-        d_queries -= own * (items[target] if how.count is None else look_up(items, target))
+        d_queries -= own * how.at(items, target)
         d_items = d_items.at[place].add(-own * queries, mode=None if how.count is None else "drop")
     if how.smoothing:
         even, count = how.smoothing * weight[:, None], how.count or len(items)
@@ -149,17 +148,14 @@ _cross_entropy = by_hand(_forward, _backward, (0,))
 
 def _total(how: Softmax, batch: Batch, lse: Array) -> Array:
     queries, items, target, weight, prior = batch
-    factors = how.on.rounded(queries, items[target] if how.count is None else look_up(items, target))
+    factors = how.on.rounded(queries, how.at(items, target))
     wide = jnp.promote_types(factors[0].dtype, jnp.float32)
     own = jnp.sum(factors[0].astype(wide) * factors[1].astype(wide), axis=1)
     count = how.count or len(items)
     even = queries @ (jnp.sum(items, axis=0) / count) if how.smoothing else jnp.zeros(())
     if prior is not None:
         added = jnp.where(jnp.isfinite(prior), prior, 0.0) if how.count else prior
-        own, even = (
-            own + (added[target] if how.count is None else look_up(added, target)),
-            even + jnp.sum(added) / count,
-        )
+        own, even = own + how.at(added, target), even + jnp.sum(added) / count
     own, even = how.over_items(jax.lax.psum, own), how.over_items(jax.lax.psum, even)
     return jnp.sum(weight * (lse - (1.0 - how.smoothing) * own - how.smoothing * even))
 

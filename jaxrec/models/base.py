@@ -33,9 +33,7 @@ class Model(Protocol):
 
     tables: dict[str, TableSpec]
     carries_lanes: bool = False  # whether the carry's leaves lead with lanes; otherwise all devices have the same
-    ranks_dealt: bool = (
-        False  # whether evaluating and serving take tables whose rows are dealt (``ops.rows.DealtRows``)
-    )
+    ranks_dealt: bool = False  # whether evaluating and serving take ``ops.rows.DealtRows`` as tables
 
     def feed(self, split: Any, plan: Plan) -> Feed:
         """The blocks that the model reads a split in."""

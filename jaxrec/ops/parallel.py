@@ -100,13 +100,9 @@ def _dealt(mesh: Mesh, axis: int) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*(None,) * axis, mesh.axis_names))
 
 
-def _rows(mesh: Mesh) -> NamedSharding:
-    return NamedSharding(mesh, PartitionSpec(MODEL))
-
-
 def place_of_rows(rows: int, mesh: Mesh | None) -> NamedSharding | None:
     """Where a table of so many rows lies, if it is dealt over devices."""
-    return _rows(mesh) if mesh is not None and Placement(mesh).deals(rows) else None
+    return NamedSharding(mesh, PartitionSpec(MODEL)) if mesh is not None and Placement(mesh).deals(rows) else None
 
 
 def in_blocks(tree: Any, rows: int) -> Any:
@@ -157,10 +153,12 @@ class Placement:
 
     def by_rows(self, tree: Any) -> Any:
         """The same tables, as they are dealt."""
-        return jax.tree.map(lambda leaf: self._constrained(leaf) if self.deals(len(leaf)) else self.whole(leaf), tree)
 
-    def _constrained(self, leaf: Array) -> Array:
-        return leaf if self.mesh is None else jax.lax.with_sharding_constraint(leaf, _rows(self.mesh))
+        def one(leaf: Array) -> Array:
+            place = place_of_rows(len(leaf), self.mesh)
+            return self.whole(leaf) if place is None else jax.lax.with_sharding_constraint(leaf, place)
+
+        return jax.tree.map(one, tree)
 
     def whole(self, tree: Any) -> Any:
         """The same arrays, complete on every device."""

@@ -53,12 +53,9 @@ class DealtRows:
 
     def read(self, ids: Array) -> Array:
         """[..., width] on every device: the rows at int32[...], zeros for -1."""
-        n = self.shards
 
         def on_each(array: Array, ids: Array) -> Array:
-            mine = (ids >= 0) & (ids % n == jax.lax.axis_index(MODEL))
-            rows = array.at[jnp.where(mine, ids // n, len(array))].get(mode="fill", fill_value=0)
-            return jax.lax.psum(rows, MODEL)
+            return jax.lax.psum(look_up(array, places_here(ids, self.shards)), MODEL)
 
         places, everywhere = PartitionSpec(MODEL), PartitionSpec()
         read: Array = jax.shard_map(on_each, mesh=self.mesh, in_specs=(places, everywhere), out_specs=everywhere,
@@ -67,6 +64,12 @@ class DealtRows:
 
 
 Table = Array | DealtRows
+
+
+def places_here(ids: Array, shards: int) -> Array:
+    """int32[...], on each device: at which of its rows those of int32[...] numbers lie; -1 for others, and for -1."""
+    mine = (ids >= 0) & (ids % shards == jax.lax.axis_index(MODEL))
+    return jnp.where(mine, ids // shards, -1)
 
 
 def rows_each(rows: int, shards: int) -> int:
@@ -120,10 +123,10 @@ def of_rows(table: Table, function: Callable[[Array], Array]) -> Any:
 
 
 def look_up(table: Table, ids: Array) -> Array:
-    """float32[..., width] from a dense table and int32[...]; zeros for -1."""
+    """[..., width] from a dense table and int32[...]; zeros for -1."""
     if isinstance(table, DealtRows):
         return table.read(ids)
-    return table.at[jnp.where(ids < 0, len(table), ids)].get(mode="fill", fill_value=0.0)
+    return table.at[jnp.where(ids < 0, len(table), ids)].get(mode="fill", fill_value=0)
 
 
 def _take_forward(array: Table, index: Array, on: Placement) -> tuple[Array, tuple[Array, int]]:

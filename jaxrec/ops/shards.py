@@ -19,7 +19,7 @@ from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxrec.ops.parallel import MODEL, Placement, by_hand
-from jaxrec.ops.rows import DealtRows, add_rows, rows_each
+from jaxrec.ops.rows import DealtRows, add_rows, places_here, rows_each
 
 RARELY = "further_rounds"  # the scope of loops that do not turn unless many rows of a step are one device's
 HERE, ALL = PartitionSpec(MODEL), PartitionSpec()
@@ -129,12 +129,10 @@ def _look_up_forward(table: Array, ids: Array, on: Placement) -> tuple[Array, tu
 
 
 def _look_up_backward(on: Placement, saved: tuple[Array, int], slope: Array) -> tuple[Array, None]:
-    n, (ids, rows) = on.shards, saved
+    ids, rows = saved
 
     def on_each(ids: Array, slope: Array) -> Array:
-        mine = (ids >= 0) & (ids % n == jax.lax.axis_index(MODEL))
-        place = jnp.where(mine, ids // n, -1)
-        return add_rows(place.reshape(-1), slope.reshape(-1, slope.shape[-1]), rows, on)
+        return add_rows(places_here(ids, on.shards).reshape(-1), slope.reshape(-1, slope.shape[-1]), rows, on)
 
     return _on_each(on_each, on, (ALL, ALL), HERE)(ids, on.whole(slope)), None
 

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec
 
 from jaxrec.ops import hosts
 from jaxrec.ops.parallel import DATA, MODEL, in_blocks, joined
-from jaxrec.ops.rows import DealtRows, Table
+from jaxrec.ops.rows import DealtRows, Table, places_here
 
 CHUNK = 128  # items per chunk of the two-stage top-k
 # Queries whose scores stay in a CPU's cache. The system takes the pages of arrays over 32 MB back after every call, and
@@ -184,8 +184,7 @@ def _rank_dealt(
             def new(start: Array, first: Array) -> Array:
                 return jnp.where(start + jnp.arange(width) < first, -jnp.inf, score(start, -jnp.inf))
 
-            place = jnp.where(asked[0] % n == device, asked[0] // n, -1)
-            ranks = _rank(len(items), _worse(score, starts, first_new, width, place, MODEL))
+            ranks = _rank(len(items), _worse(score, starts, first_new, width, places_here(asked[0], n), MODEL))
             return ranks, _merged(*_best_of_parts(new, starts, first_new, k, len(query), len(array)), n)[0]
 
         return _by_blocks(one, size, query, asked)

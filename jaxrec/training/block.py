@@ -307,10 +307,8 @@ def _step(
         return (loss if share == 1.0 else share * loss), rest
 
     slopes, (carry, loss) = jax.grad(objective, argnums=(0, 1), has_aux=True)(state.params, rows)
-    slope, row_slope = (
-        on.whole(slopes[0]),
-        {name: (on.whole if name in plans else on.by_rows)(part) for name, part in slopes[1].items()},
-    )
+    slope = on.whole(slopes[0])
+    row_slope = {name: (on.whole if name in plans else on.by_rows)(part) for name, part in slopes[1].items()}
     if clip_norm is not None:
         squares = jnp.sum(jnp.stack([jnp.sum(leaf**2) for leaf in jax.tree.leaves((slope, row_slope))]))
         factor = jnp.minimum(1.0, clip_norm * jax.lax.rsqrt(jnp.maximum(squares, 1e-30)))
