@@ -51,11 +51,11 @@ class DealtRows:
         array = np.asarray(self.array if here else multihost_utils.process_allgather(self.array, tiled=True))
         return gathered_array(array, self.rows, self.shards)
 
-    def read(self, ids: Array) -> Array:
-        """[..., width] on every device: the rows at int32[...], zeros for -1."""
+    def read(self, ids: Array, dtype: Any = None) -> Array:
+        """[..., width] on every device: the rows at int32[...], zeros for -1; exchanged as numbers of ``dtype``."""
 
         def on_each(array: Array, ids: Array) -> Array:
-            return jax.lax.psum(look_up(array, places_here(ids, self.shards)), MODEL)
+            return jax.lax.psum(look_up(array, places_here(ids, self.shards), dtype), MODEL)
 
         places, everywhere = PartitionSpec(MODEL), PartitionSpec()
         read: Array = jax.shard_map(on_each, mesh=self.mesh, in_specs=(places, everywhere), out_specs=everywhere,
@@ -122,11 +122,12 @@ def of_rows(table: Table, function: Callable[[Array], Array]) -> Any:
     return table.of_rows(function) if isinstance(table, DealtRows) else function(table)
 
 
-def look_up(table: Table, ids: Array) -> Array:
-    """[..., width] from a dense table and int32[...]; zeros for -1."""
+def look_up(table: Table, ids: Array, dtype: Any = None) -> Array:
+    """[..., width] from a dense table and int32[...], as numbers of ``dtype``, or of the table's; zeros for -1."""
     if isinstance(table, DealtRows):
-        return table.read(ids)
-    return table.at[jnp.where(ids < 0, len(table), ids)].get(mode="fill", fill_value=0)
+        return table.read(ids, dtype)
+    rows = table.at[jnp.where(ids < 0, len(table), ids)].get(mode="fill", fill_value=0)
+    return rows if dtype is None else rows.astype(dtype)
 
 
 def _take_forward(array: Table, index: Array, on: Placement) -> tuple[Array, tuple[Array, int]]:

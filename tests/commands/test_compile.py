@@ -66,8 +66,11 @@ def test_dealt_tables_take_an_eighth_and_exchange_what_does_not_grow(model: str,
              for items, shards in ((200_000, 1), (200_000, 8), (800_000, 8), (800_000, 4))]  # fmt: skip
     whole, eighth, larger, quarter = found
     for part in ("tables", "optimizer"):
-        assert whole["memory"][part] == pytest.approx(8 * eighth["memory"][part], rel=0.01)
-        assert larger["memory"][part] == pytest.approx(4 * eighth["memory"][part], rel=0.02)
+        row = (larger["memory"][part] - eighth["memory"][part]) / 600_000
+        assert row == pytest.approx((whole["memory"][part] - eighth["memory"][part]) / 200_000 / 7, rel=0.01)
+        # What is not dealt is the state of the parameters: two moments of each.
+        beside = whole["memory"][part] - 8 * 200_000 * row
+        assert 0 <= beside <= (2.1 * whole["memory"]["parameters"] if part == "optimizer" else 0.01 * row * 1_600_000)
     assert larger["total_bytes"] < 1.1 * sum(larger["memory"][part] for part in ("tables", "optimizer", "constants"))
     assert eighth["collective_bytes_per_step"] == larger["collective_bytes_per_step"]
     assert quarter["collective_bytes_per_step"].keys() == {"data x model"}
