@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from jaxrec import config as configuration
 from jaxrec.config import Config
 from jaxrec.data.dataset import open_dataset
 from jaxrec.ops import hosts, parallel
-from jaxrec.ops.rows import DealtRows, dealt_array, gathered_array, look_up, shards_of
+from jaxrec.ops.rows import deal, dealt_array, gathered_array, look_up, shards_of
 from jaxrec.ops.tables import gather, plan_block, update_rows
 from jaxrec.ops.topk import EVERYTHING, BlockSize, Candidates, Live, rank, top_items
 from jaxrec.tasks.base import load, make_task
@@ -174,14 +175,18 @@ def same_ranks(mesh: Any) -> Iterator[tuple[str, bool]]:
     n, rows, random = 12, 203, np.random.default_rng(1)
     items, queries = (random.integers(-2, 3, (size, 4)).astype(np.float32) for size in (rows, n))
     queries[3, 0] = np.nan
-    on, target = parallel.Placement(mesh), jnp.asarray(random.integers(0, rows, n), jnp.int32)
-    array = jax.device_put(dealt_array(items, on.shards), NamedSharding(mesh, PartitionSpec(parallel.MODEL)))
-    table = DealtRows(array, rows, mesh)
+    target = jnp.asarray(random.integers(0, rows, n), jnp.int32)
+    table = deal(items, mesh)
     listed = random.integers(0, 9, rows).astype(np.int32)
-    live = Live(jnp.asarray(listed), jnp.asarray(listed + 4), jnp.asarray(random.integers(0, 12, n), jnp.int32))
+    at = jnp.asarray(random.integers(0, 12, n), jnp.int32)
+    live, dealt_live = (Live(put(listed), put(listed + 4), at) for put in (jnp.asarray, partial(deal, mesh=mesh)))
     without = jnp.asarray(random.integers(0, 2**32, (n, -(-rows // 32)), dtype=np.uint32))
-    for name, among in (("all", EVERYTHING), ("live", Candidates(live)), ("without", Candidates(without=without))):
-        one, many = (rank(jnp.asarray(queries), target, part, BlockSize(5, 64), 20, among) for part in (items, table))
+    for name, of_whole, of_dealt in (
+        ("all", EVERYTHING, EVERYTHING), ("live", Candidates(live), Candidates(dealt_live)),
+        ("without", Candidates(without=without), Candidates(without=without)),
+    ):  # fmt: skip
+        one, many = (rank(jnp.asarray(queries), target, part, BlockSize(5, 64), 20, among)
+                     for part, among in ((items, of_whole), (table, of_dealt)))  # fmt: skip
         count = np.isin(np.arange(n), [3], invert=True)  # of a query that is no number only the rank says something
         allowed = 20 if name == "all" else 10
         best, dealt_best = (np.asarray(found[1])[count, :allowed] for found in (one, many))
