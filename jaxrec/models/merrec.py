@@ -174,8 +174,6 @@ class Constants(NamedTuple):
 class MERRec(base.Model):
     """MERRec as the loop sees it, for so many types of events."""
 
-    ranks_dealt = True
-
     def __init__(self, config: Experiment, catalogue: Catalogue, events: int) -> None:
         model, loss, data = Config.of(config.model), config.loss, NamedData.of(config.data)
         self._model, self._data, self._loss, self._deals = model, data, loss, config.mesh.model > 1

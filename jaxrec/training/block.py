@@ -180,16 +180,10 @@ class Training:
         return Format(ROWS, self._whole) if self._lies(leaf) else self._whole
 
     def served(self, state: TrainState) -> dict[str, Any]:
-        """The weights to evaluate with: on one device, or dealt as they are, where the model ranks so."""
-        weights = state.weights()
-        if self.on.shards == 1:
-            return jax.tree.map(lambda leaf: leaf.addressable_data(0), weights)
-        weights = as_dealt(self.model, weights, self.feed.mesh)
-        if self.model.ranks_dealt:
-            return weights
-        tables = {name: jnp.asarray(table.whole()) if isinstance(table, DealtRows) else table.addressable_data(0)
-                  for name, table in weights["tables"].items()}  # fmt: skip
-        return jax.tree.map(lambda leaf: leaf.addressable_data(0), weights | {"tables": {}}) | {"tables": tables}
+        """The weights to evaluate with: on one device, or dealt as they are."""
+        if self.on.shards > 1:
+            return as_dealt(self.model, state.weights(), self.feed.mesh)
+        return jax.tree.map(lambda leaf: leaf.addressable_data(0), state.weights())
 
     def averaged(self, state: TrainState, ended: int, within: bool = False) -> TrainState:
         """The state after so many whole epochs, and ``within`` the next one, with the mean of the weights at the ends
