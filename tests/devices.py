@@ -5,6 +5,8 @@ python devices.py compare CONFIG STEPS MESH...  how far a block of steps on each
 python devices.py move CONFIG DIRECTORY MESH MESH  exit status of a run stopped on the first mesh, the number of devices
                                         before and after, and how far it is, continued on the second, from one on one
 python devices.py dealt                 what differs of rows and ranks where tables are dealt: nothing should
+python devices.py used CONFIG DIRECTORY MESH  whether a run trained on a mesh is judged and recommends, dealt, as it
+                                        does on one device
 """
 
 from __future__ import annotations
@@ -25,15 +27,18 @@ import numpy as np
 import optax
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
+from worlds import Shop
 
 from jaxrec import config as configuration
 from jaxrec.config import Config
 from jaxrec.data.dataset import open_dataset
 from jaxrec.ops import hosts, parallel
-from jaxrec.ops.rows import deal, dealt_array, gathered_array, look_up, shards_of
+from jaxrec.ops.rows import deal, dealt_array, gathered_array, look_up, mesh_of, shards_of
 from jaxrec.ops.tables import gather, plan_block, update_rows
 from jaxrec.ops.topk import EVERYTHING, BlockSize, Candidates, Live, rank, top_items
-from jaxrec.tasks.base import load, make_task
+from jaxrec.recommend import Recommender
+from jaxrec.tasks.base import load, make_task, part_of
+from jaxrec.tasks.query import Answer, Query
 from jaxrec.train import train
 from jaxrec.training.block import Training
 from jaxrec.training.state import TrainState, init_state
@@ -200,7 +205,51 @@ def same_ranks(mesh: Any) -> Iterator[tuple[str, bool]]:
     yield "look-up", np.array_equal(look_up(table, ids), look_up(jnp.asarray(items), ids))
 
 
+def used(file: str, place: str, mesh: str) -> dict[str, bool]:
+    config, run = configuration.load(file, ["--training.epochs", "1", *on_mesh(mesh)]), Path(place) / "run"
+    train(config, run)
+    one, many = loaded = [load(run, whole=whole) for whole in (True, False)]
+    judge = make_task(config, open_dataset(config.data.path)).judge
+    ranks, dealt_ranks = (judge(each.weights, [1, 3]).arrays for each in loaded)
+    found = {
+        "dealt": mesh_of(one.weights) is None and mesh_of(many.weights) is not None,
+        "judged": all(np.allclose(ranks[name], dealt_ranks[name], rtol=1e-4, atol=1e-5) for name in ("rank", "logit")
+                      if name in ranks),
+    }  # fmt: skip
+    answers = [list(answers_of(Recommender(each.run, part_of(config, "recommend").Recommender(each))))
+               for each in loaded]  # fmt: skip
+    return found | {what: all(map(alike, a, b)) for (what, a), (_, b) in zip(*answers, strict=True)}
+
+
+def answers_of(r: Recommender) -> Iterator[tuple[str, list[Answer]]]:
+    """What a recommender answers, in all its ways."""
+    ids, read = r.kind.items.ids.values(), r.reads[0]
+    if read == "items":
+        queries = [Query(ids[i : i + 3]) for i in range(7)]
+    elif read == "events":
+        queries = [Query(events=r.example(i)) for i in range(7)]
+    else:
+        queries = [Query(user=Shop.customer(i) if "similar" in r.can else 100 + i) for i in range(7)]
+    yield "all items", r.recommend(queries, len(ids), seen=True)
+    yield "a few", r.recommend(queries, 3, exclude=ids[:5])
+    if "similar" in r.can:
+        yield "similar", [r.similar(one, len(ids) - 3) for one in ids[2:4]]
+    if "add" in r.can and getattr(r.run.config.model, "head", "text") != "items":
+        new = {"item": 900, "name": r.example(0)[0]["name"]} if read == "events" else {"product": "n1", "price": 53.0}
+        r.add([new])
+        yield "added", r.recommend(queries, len(ids) + 1, seen=True)
+        yield "similar to what was added", [r.similar(r.kind.items.ids.values()[-1], 5)]
+
+
+def alike(one: Answer, other: Answer) -> bool:
+    """The same scores, and the same items but where scores are equal to rounding."""
+    ours, theirs = ({item.id: item.score for item in answer.items} for answer in (one, other))
+    close, last = partial(np.allclose, rtol=1e-5, atol=1e-5), list(ours.values())[-1]
+    same = len(ours) == len(theirs) > 0 and close(list(ours.values()), list(theirs.values()))
+    return bool(same and all(close(score, theirs.get(one, last)) for one, score in ours.items()))
+
+
 if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", 8)
-    programs: dict[str, Callable[..., object]] = {"compare": compare, "move": move, "dealt": dealt}
+    programs: dict[str, Callable[..., object]] = {"compare": compare, "move": move, "dealt": dealt, "used": used}
     print(json.dumps(programs[sys.argv[1]](*sys.argv[2:])))
