@@ -32,7 +32,7 @@ from worlds import Shop
 from jaxrec import config as configuration
 from jaxrec.config import Config
 from jaxrec.data.dataset import open_dataset
-from jaxrec.ops import hosts, parallel
+from jaxrec.ops import hosts, parallel, shards
 from jaxrec.ops.rows import deal, dealt_array, gathered_array, look_up, mesh_of, shards_of
 from jaxrec.ops.tables import gather, plan_block, update_rows
 from jaxrec.ops.topk import EVERYTHING, BlockSize, Candidates, Live, rank, top_items
@@ -144,7 +144,8 @@ def dealt() -> dict[str, bool]:
     for data, model in ((1, 8), (2, 4)):
         mesh = parallel.mesh_over(jax.local_devices(), (data, model))
         assert mesh is not None
-        same |= {f"{name}, {data} x {model}": found for name, found in (*same_rows(mesh), *same_ranks(mesh))}
+        found = (*same_rows(mesh), *same_ranks(mesh), *same_places(parallel.Placement(mesh)))
+        same |= {f"{name}, {data} x {model}": equal for name, equal in found}
     return same
 
 
@@ -173,6 +174,14 @@ def same_rows(mesh: Any) -> Iterator[tuple[str, bool]]:
                        for leaf in (new, *(leaf for leaf in jax.tree.leaves(state) if leaf.ndim))]  # fmt: skip
             found.append([np.asarray(taken)[kept], *natural])
         yield f"rows: {name}", all(map(np.array_equal, *found))
+
+
+def same_places(on: parallel.Placement) -> Iterator[tuple[str, bool]]:
+    """A table that is made in blocks and dealt, at once and a few rows at a time."""
+    table, usual = np.random.default_rng(0).normal(size=(1003, 3)).astype(np.float32), shards.DEALT_AT_ONCE
+    for shards.DEALT_AT_ONCE in (100, usual):
+        found = np.asarray(jax.jit(partial(shards.deal_rows, on=on))(jnp.asarray(table)))
+        yield f"dealt, {shards.DEALT_AT_ONCE} bytes at a time", np.array_equal(found, dealt_array(table, on.shards))
 
 
 def same_ranks(mesh: Any) -> Iterator[tuple[str, bool]]:
