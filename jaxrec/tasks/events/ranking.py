@@ -16,11 +16,10 @@ from jax import Array
 from jaxrec.ops.heads import Heads
 from jaxrec.ops.rows import DealtRows, deal, gathered_array
 from jaxrec.ops.topk import Live, block_size, top_listed
-from jaxrec.tasks.vectors import Kernel, filled, steps, unit
+from jaxrec.tasks.vectors import Kernel, capacity, filled, unit
 
 Ends = tuple[np.ndarray, np.ndarray]
 """int32[n] twice, when listings are listed and sold."""
-ADDED = 256, 4  # rows of a table of what was added: at first, and how many times as many where those are full
 
 
 class Listings(Protocol):
@@ -41,7 +40,7 @@ class Listings(Protocol):
         ...
 
     def row(self, index: int) -> Array:
-        """float32[1, Q]"""
+        """float32[1, Q]: the vector of one."""
         ...
 
     def extended(self, added: np.ndarray) -> Listings:
@@ -90,7 +89,7 @@ class Whole:
         return self.vectors[index : index + 1] if isinstance(self.vectors, Array) else self.vectors.part(index, 1)
 
     def extended(self, added: np.ndarray) -> Whole:
-        size = self.run + steps(len(added), *ADDED)
+        size = capacity(self.run, len(added))
         if isinstance(self.vectors, Array):
             return replace(self, vectors=filled(np.append(np.asarray(self.vectors)[: self.run], added, axis=0), size))
         return replace(self, vectors=self.vectors.extended(jnp.asarray(added[:, self.vectors.text_part]), size))
@@ -149,7 +148,7 @@ class Dealt:
         return self.vectors.read(jnp.array([index]))
 
     def extended(self, added: np.ndarray) -> Dealt:
-        return replace(self, added=filled(added, steps(len(added), *ADDED)))
+        return replace(self, added=filled(added, capacity(0, len(added))))
 
     def whole(self) -> np.ndarray:
         heads, dealt = self.vectors.array, self.vectors
