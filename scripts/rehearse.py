@@ -1,5 +1,5 @@
-"""What a run of sessions takes on each of several virtual devices of a CPU, stage by stage: it is trained for some
-blocks, saved, restored, judged by a sample of its validation sessions, and asked for recommendations.
+"""What a run of sessions or events takes on each of several virtual devices of a CPU, stage by stage: it is trained for
+some blocks, saved, restored, judged by a sample of its validation sessions, and asked for recommendations.
 
     JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=8 python scripts/rehearse.py --config configs/gru4rec_diginetica.yaml \\
         --run /tmp/rehearsal --blocks 3 --sessions 2000 --data.path data/large --mesh.data 1 --mesh.model 8
@@ -27,6 +27,7 @@ from jaxrec.data.dataset import Dataset, open_dataset
 from jaxrec.errors import UserError
 from jaxrec.run import create_run
 from jaxrec.tasks.base import cutoffs, make_task
+from jaxrec.tasks.events.task import event_judge
 from jaxrec.tasks.sessions.task import session_judge, session_splits
 from jaxrec.training.block import Training
 from jaxrec.training.checkpoint import Checkpoints
@@ -87,7 +88,7 @@ def rehearse(options: argparse.Namespace, config: configuration.Config) -> None:
         for _, block in zip(range(options.blocks), task.feed.epoch(0), strict=False):
             state, stats = compiled(state, constants, block)
             jax.block_until_ready(stats)
-    run = create_run(Path(options.run), config, dataset, True)
+    run = create_run(Path(options.run), config, dataset, True, task.kept, task.copied)
     checkpoints = Checkpoints(run.path, rows_of(task.model))
     with stage("saving"):
         checkpoints.save(state, {})
@@ -96,19 +97,23 @@ def rehearse(options: argparse.Namespace, config: configuration.Config) -> None:
         assert restored is not None
     del restored
     held_out = session_splits(config, dataset).validation
-    sample = held_out.pick(np.arange(min(options.sessions, len(held_out))))
-    if not len(sample):
+    chosen = held_out.pick(np.arange(min(options.sessions, len(held_out))))
+    if not len(chosen):
         raise UserError("data.validation_fraction: 0 leaves nothing to judge; give a share, such as 0.05")
     model: Any = task.model
-    judge = session_judge(model, sample, dataset.n_items, config.evaluation)
+    if config.model.task == "events":
+        judge = event_judge(model, chosen, config.evaluation, task.kept["item_counts"] > 0)
+    else:
+        judge = session_judge(model, chosen, dataset.n_items, config.evaluation)
     with stage(f"validating {judge.targets} targets"):
         print(judge(training.served(state), cutoffs(config)).metrics)
     del state, constants, training, compiled
     with stage("loading to recommend"):
         recommender = Recommender.load(run.path)
-    ids = run.vocabulary().ids.decode(np.arange(5))
+    ids, types = run.vocabulary().ids.decode(np.arange(5)), dataset.manifest.get("event_types")
+    query = Query(events=[{"item": one, "event": types[0]} for one in ids]) if types else Query(ids)
     with stage("a recommendation"):
-        print([item.id for item in recommender.recommend(Query(ids), 5).items])
+        print([item.id for item in recommender.recommend(query, 5).items])
 
 
 def main(argv: Sequence[str]) -> None:
