@@ -15,9 +15,8 @@ from typing import Any, Protocol
 
 from jaxrec.config import find_module
 from jaxrec.data.clean.parts import Parts
-from jaxrec.data.clean.protocol import Extras, Raw
+from jaxrec.data.clean.protocol import Extras, Raw, RawRows
 from jaxrec.data.clean.shards import Shards
-from jaxrec.data.codes import RawRows
 
 
 class Source(Protocol):

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from jaxrec.cli.command import ranged
 from jaxrec.data import dataset
-from jaxrec.data.codes import Coded, RawRows
+from jaxrec.data.clean.protocol import Coded, RawRows
 from jaxrec.data.reading import table
 from jaxrec.data.reading.duck import fetch_row, identifier, number, undotted
 from jaxrec.data.reading.table import Field
@@ -140,7 +140,7 @@ def _vocabulary(connection: Any, name: str, kind: str, train: int, least: int) -
 
 
 def _blocks(connection: Any, layout: Layout, vocabularies: dict[str, pa.Table]) -> Iterator[tuple[np.ndarray, ...]]:
-    """Blocks of int32[n, C] columns, float32[n, M] numbers and float32[n] labels; 0 is the unknown value."""
+    """Blocks of int32[n, C] columns, float32[n, M] numbers, float32[n] labels and no times; 0 is the unknown value."""
     sets = {name: vocabulary["value"] for name, vocabulary in vocabularies.items()}
     for batch in connection.sql("FROM raw").to_arrow_reader(BLOCK):
         columns = np.zeros((len(batch), len(sets)), np.int32)
@@ -148,4 +148,9 @@ def _blocks(connection: Any, layout: Layout, vocabularies: dict[str, pa.Table]) 
             index = pc.index_in(batch[name], value_set=values.cast(batch[name].type))
             columns[:, place] = index.fill_null(-1).to_numpy(zero_copy_only=False) + 1
         numbers = [batch[name].to_numpy() for name, kind in layout.kinds.items() if kind == "number"]
-        yield columns, np.array(numbers, np.float32).reshape(-1, len(batch)).T, batch["label"].to_numpy()
+        yield (
+            columns,
+            np.array(numbers, np.float32).reshape(-1, len(batch)).T,
+            batch["label"].to_numpy(),
+            np.zeros(len(batch), np.int64),
+        )

@@ -88,12 +88,17 @@ def whole_column(connection: Any, name: str, called: str, text_ids: bool = False
     whole = whole and not text_ids
     notes = [f"{called}: spaces around {spaced:,} values are cut off"] if spaced else []
     if whole and dotted:
-        notes.append(f"{called}: whole numbers written with .0 in {dotted:,} rows are read as integers")
+        notes.append(dotted_note(called, dotted))
     # TRY_CAST, as the rows that were left out are still looked at.
     kind, value = ("BIGINT", f"TRY_CAST({digits} AS BIGINT)") if whole else (TEXT, text)
     if whole or spaced or empty:
         connection.execute(f"ALTER TABLE raw ALTER {name} TYPE {kind} USING {value}")
     return notes
+
+
+def dotted_note(called: str, rows: int) -> str:
+    """The note about whole numbers that are written with .0 in so many rows."""
+    return f"{called}: whole numbers written with .0 in {rows:,} rows are read as integers"
 
 
 def session_field(table: Table, columns: Sequence[str], na: Sequence[str] | None) -> Field:
@@ -238,15 +243,17 @@ def times_line(manifest: dict[str, Any]) -> list[str]:
     return [f"times: {' to '.join(ends)} UTC"] if ends else []
 
 
-def read_bags(
-    texts: Sequence[str | None], separator: str, na: Sequence[str] | None, called: str
-) -> list[list[str | None]]:
+def read_bags(texts: Sequence[str | None], separator: str, na: Sequence[str] | None) -> list[list[str | None]]:
     """The values of each distinct text of a column, ``separator`` between them; one None, the unknown value, where
     there are none."""
     nothing = {"", *(one.strip() for one in na or ())}
-    filled = [text.strip() for text in texts if text and text.strip() not in nothing]
-    if filled and separator != BETWEEN and all(text[0] + text[-1] == "[]" for text in filled):
-        raise UserError(f"{called}: found {shown(filled[0])}, a list as text; write its values with --bag-separator "
-                        "between them, or lists of Parquet")  # fmt: skip
     split = ([one.strip() for one in (text or "").split(separator)] for text in texts)
     return [[one for one in values if one not in nothing] or [None] for values in split]
+
+
+def bracketed(texts: Sequence[str | None], na: Sequence[str] | None) -> tuple[int, int]:
+    """Of the distinct texts of a column of bags how many are something, and how many of these a list as Python writes
+    it, such as ['a', 'b']: where all are, none of them is a bag."""
+    nothing = {"", *(one.strip() for one in na or ())}
+    filled = [text.strip() for text in texts if text and text.strip() not in nothing]
+    return len(filled), sum(text[0] + text[-1] == "[]" for text in filled)
