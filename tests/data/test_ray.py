@@ -253,49 +253,20 @@ def test_options_that_are_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_rows_and_missing_packages(
-    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    fails(
-        capsys,
-        "prepare",
-        "rows-synthetic",
-        "--out",
-        tmp_path / "out",
-        *RAY,
-        names="rows-synthetic is a source of rows; leave it out, or choose a source of sessions: .*events, merrec,",
-    )
-    monkeypatch.setitem(sys.modules, "ray", None)
-    fails(
-        capsys,
-        "prepare",
-        *EVENTS,
-        "--raw",
-        log,
-        "--out",
-        tmp_path / "out",
-        *RAY,
-        names=r"needs Ray, which is not installed; pip install 'jaxrec\[cluster\]'",
-    )
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_an_address_at_which_no_ray_answers(
-    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    monkeypatch.setattr("ray.is_initialized", lambda: False)
-    fails(
-        capsys,
-        "prepare",
-        *EVENTS,
-        "--raw",
-        log,
-        "--out",
-        tmp_path / "out",
-        *RAY,
-        names=r"RAY_ADDRESS 127.0.0.1:1: no Ray answers there \(.*refused\); start one with 'ray start",
-    )
+@pytest.mark.parametrize(("missing", "names"), [
+    ("package", r"needs Ray, which is not installed; pip install 'jaxrec\[cluster\]'"),
+    ("address", r"RAY_ADDRESS 127.0.0.1:1: no Ray answers there \(.*refused\); start one with 'ray start"),
+])  # fmt: skip
+def test_where_there_is_no_ray(
+    missing: str, names: str, log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    if missing == "package":
+        monkeypatch.setitem(sys.modules, "ray", None)
+    else:
+        monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+        monkeypatch.setattr("ray.is_initialized", lambda: False)
+    fails(capsys, "prepare", *EVENTS, "--raw", log, "--out", tmp_path / "out", *RAY, names=names)
     assert list(tmp_path.iterdir()) == []
 
 

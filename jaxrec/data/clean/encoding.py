@@ -6,6 +6,7 @@ sums of the *pieces* that hold the rows: one in memory, or shards (``row_shards`
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -30,8 +31,8 @@ class Plan:
 
     fields: list[Field]
     codes: list[pa.Table | None]  # of each coded field ``value``, as the rows have it, and its ``index``
-    whole: list[bool]  # whether the text of a field, of rows that were read in parts, is whole numbers
-    divisor: int  # of times
+    whole: set[str] = dataclasses.field(default_factory=set)  # fields of parts whose text is whole numbers
+    divisor: int = 1  # of times
 
 
 class Pieces(Protocol):
@@ -52,7 +53,7 @@ class Pieces(Protocol):
 
 
 class InMemory:
-    """All rows as one piece."""
+    """All rows as one piece; those that are streamed are encoded one table after the other."""
 
     def __init__(self, raw: RawRows) -> None:
         self.raw, self.tables = raw, dict[str, pa.Table]()
@@ -66,45 +67,42 @@ class InMemory:
         return self.tables.pop(f"counts{place}")
 
     def encode(self, plan: Plan) -> Iterable[tuple[np.ndarray, ...]]:
-        return [block_of(self.raw, plan)]
+        if (streamed := self.raw.streamed) is None:
+            return [block_of(self.raw, plan)]
+        fields = bare_fields(streamed.fields)
+        return (block_of(rows_of(table, fields), plan) for table in streamed.tables())
 
     def shown(self, plan: Plan, side: str, rows: np.ndarray) -> pa.Table | None:
         raise AssertionError("rows in memory bring what is shown of them")
 
 
 def encode_rows(raw: RawRows, pieces: Pieces) -> RawRows:
-    """``raw`` with its rows as ``coded``; of those in memory, or of a part, nothing but what the fields are is read."""
+    """``raw`` with its rows as ``coded``; its own are read by ``InMemory`` alone."""
+    if (given := raw.streamed) is not None:
+        plan = Plan(given.fields, [_codes(given.vocabularies.get(one.name)) for one in given.fields])
+        return replace(raw, coded=Coded(given.fields, given.vocabularies, given.rows, pieces.encode(plan)))
     found = pieces.run("count", count_values)
     moments = iter(_moments(found, pieces))
-    plan, vocabularies, notes = Plan([], [], [], 1), dict[str, pa.Table](), list(raw.notes)
+    plan, vocabularies, notes = Plan([], []), dict[str, pa.Table](), list(raw.notes)
     for place, field in enumerate(raw.fields):
-        codes, whole = None, False
         if field.kind == "numerical":
-            one = Field(field.name, field.kind, field.side, 1, 0, *next(moments), field.logarithm)
-        else:
-            counts = pieces.counts(place)
-            values = counts["value"].combine_chunks()
-            if raw.part and (numbers := whole_numbers(undotted(field, values))) is not None:
-                notes += _dotted(field, counts)
-                values, whole = numbers, True
-            vocabularies[field.name] = vocabulary = _vocabulary(values, counts["count"].to_numpy(), raw.min_count)
-            index = pc.index_in(values, value_set=vocabulary["value"].combine_chunks()).cast(pa.int32())
-            codes = pa.table(
-                {"value": counts["value"].combine_chunks(), "index": pc.add(index, pa.scalar(1, pa.int32()))}
-            )
-            codes = codes.filter(index.is_valid())
-            width = max(piece["fields"][place]["width"] for piece in found)
-            one = Field(field.name, field.kind, field.side, len(vocabulary) + 1, width)
-        plan.fields.append(one)
-        plan.codes.append(codes)
-        plan.whole.append(whole)
+            plan.fields.append(Field(field.name, field.kind, field.side, 1, 0, *next(moments), field.logarithm))
+            plan.codes.append(None)
+            continue
+        held, count = pieces.counts(place).combine_chunks().columns
+        values = held = held.combine_chunks()
+        if raw.part and (numbers := whole_numbers(undotted(field, held))) is not None:
+            notes += _dotted(field, held, count.to_numpy())
+            values = numbers
+            plan.whole.add(field.name)
+        vocabularies[field.name] = vocabulary = _vocabulary(values, count.to_numpy(), raw.min_count)
+        width = max(piece["fields"][place]["width"] for piece in found)
+        plan.fields.append(Field(field.name, field.kind, field.side, len(vocabulary) + 1, width))
+        plan.codes.append(_codes(vocabulary, values, held))
     if raw.part and raw.time_unit == "ms" and not any(piece["ms"] for piece in found):
         plan, raw = replace(plan, divisor=1000), replace(raw, time_unit="s")
-    rows = sum(piece["rows"] for piece in found)
-    coded = Coded(
-        plan.fields, vocabularies, rows, pieces.encode(plan), partial(pieces.shown, plan) if raw.part else None
-    )
-    return replace(raw, coded=coded, notes=notes)
+    rows, shown = sum(piece["rows"] for piece in found), partial(pieces.shown, plan) if raw.part else None
+    return replace(raw, coded=Coded(plan.fields, vocabularies, rows, pieces.encode(plan), shown), notes=notes)
 
 
 def _moments(found: Sequence[dict[str, Any]], pieces: Pieces) -> list[tuple[float, float]]:
@@ -141,6 +139,16 @@ def _vocabulary(values: pa.Array, counts: np.ndarray, least: int) -> pa.Table:
     return pa.table({"value": values.take(pa.array(order)), "count": pa.array(seen[order].astype(np.int64))})
 
 
+def _codes(vocabulary: pa.Table | None, values: pa.Array | None = None, held: pa.Array | None = None) -> Any:
+    """An entry of ``Plan.codes``; where the rows hold texts in the place of ``values``, these are ``held``."""
+    if vocabulary is None:
+        return None
+    kept = vocabulary["value"].combine_chunks()
+    index = pc.index_in(kept if values is None else values, value_set=kept)
+    codes = pa.table({"value": kept if held is None else held, "index": pc.add(index, pa.scalar(1, pa.int32()))})
+    return codes.filter(index.is_valid())
+
+
 def whole_numbers(texts: pa.Array) -> pa.Array | None:
     """Texts as int64 if that loses nothing: no leading zero, sign or space in any of them."""
     try:
@@ -155,9 +163,28 @@ def undotted(field: RawField, texts: pa.Array) -> pa.Array:
     return texts if field.kind == "bag" else pc.replace_substring_regex(texts, r"\.0+$", "")
 
 
-def _dotted(field: RawField, counts: pa.Table) -> list[str]:
-    dotted = pc.sum(counts.filter(pc.not_equal(undotted(field, counts["value"]), counts["value"]))["count"]).as_py()
+def _dotted(field: RawField, texts: pa.Array, counts: np.ndarray) -> list[str]:
+    """A note of the rows, ``counts`` of each text, whose whole numbers are not written as such."""
+    dotted = int(counts[pc.not_equal(undotted(field, texts), texts).to_numpy(zero_copy_only=False)].sum())
     return [dotted_note(f"column '{field.name}'", dotted)] if dotted else []
+
+
+def bare_fields(fields: Sequence[RawField | Field]) -> list[RawField]:
+    """Fields without their values."""
+    return [RawField(field.name, field.kind, field.side, pa.nulls(0), logarithm=field.logarithm) for field in fields]
+
+
+def rows_of(table: pa.Table, fields: Sequence[RawField]) -> RawRows:
+    """The rows of a table with the columns rating, time and, for ``fields`` of any place, ``field<place>``."""
+    columns = [table[name] for name in table.column_names if name.startswith("field")]
+    found = []
+    for field, column in zip(fields, columns, strict=True):
+        if pa.types.is_string(column.type):  # more text than one array can hold may have few values
+            codes = column.dictionary_encode("encode").combine_chunks()
+            found.append(replace(field, values=codes.dictionary, by=codes.indices.to_numpy()))
+        else:
+            found.append(replace(field, values=column.combine_chunks()))
+    return RawRows(found, table["rating"].to_numpy(), table["time"].to_numpy(), 0.0, 0.0, 0.0)
 
 
 # ---- steps -----------------------------------------------------------------------------------------------------------

@@ -92,8 +92,19 @@ class RawField:
 
 
 @dataclass(frozen=True)
+class Streamed:
+    """Rows that may not fit in memory, with vocabularies that the source has made."""
+
+    fields: list[Field]
+    vocabularies: dict[str, pa.Table]  # by coded field, as in the dataset directory
+    rows: int
+    # The next rows each: rating, time, and field0 … with raw values, those of coded fields of their vocabulary's type.
+    tables: Callable[[], Iterable[pa.Table]]
+
+
+@dataclass(frozen=True)
 class Coded:
-    """Rows that were encoded, block by block, as they may not fit in memory."""
+    """Rows that are encoded, block by block."""
 
     fields: list[Field]
     vocabularies: dict[str, pa.Table]  # by coded field, as in the dataset directory
@@ -126,6 +137,7 @@ class RawRows:
     time_unit: str = "s"  # s or ms since 1970, or order: counters
     notes: list[str] = field(default_factory=list)  # what the user should know of how the files were read
     read: dict[str, int] | None = None  # how many rows and files were read, for the manifest; None where nothing was
-    coded: Coded | None = None  # in the place of fields, ratings and times
+    streamed: Streamed | None = None  # in the place of fields, ratings and times
+    coded: Coded | None = None  # once they are encoded
     found: dict[str, int] = field(default_factory=dict)  # of a part of the rows: counts that decide once added up
     part: bool = False  # of a part: text may be whole numbers yet, and ms whole seconds, as all parts together say

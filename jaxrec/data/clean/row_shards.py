@@ -15,6 +15,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jaxrec.data.clean.encoding import Found, Plan, block_of, encode_rows, undotted
+from jaxrec.data.clean.encoding import Found, Plan, bare_fields, block_of, encode_rows, rows_of, undotted
 from jaxrec.data.clean.parts import cut, read_together, run_parts, with_one_unit
 from jaxrec.data.clean.protocol import RawField, RawRows
 from jaxrec.data.clean.shards import Machine, part_place, run_shards, shard_place
 from jaxrec.data.dataset import ARRAYS
-from jaxrec.data.store import GROUP
+from jaxrec.data.store import GROUP, write_parquet
 from jaxrec.data.work import finish, finished, scratch
-from jaxrec.errors import UserError
 
 ROWS = "rows.parquet"
 OF_PARTS = ("threshold", "low", "high", "user", "item", "options", "min_count", "time_unit", "notes", "read", "found")
@@ -92,7 +92,7 @@ class RowShards:
         columns = {}
         for place in places:
             field, values = self.dealt.fields[place], found[f"field{place}"].combine_chunks()
-            columns[field.name] = _final(field, values, plan.whole[place])
+            columns[field.name] = _final(field, values, field.name in plan.whole)
         return pa.table(columns)
 
     def _share(self, name: str, write: Callable[[Path], object]) -> None:
@@ -161,15 +161,7 @@ def read_shard(work: Path, shard: int, dealt: Dealt, places: Sequence[int]) -> R
     """The rows of a shard, with the fields of ``dealt`` at some places."""
     first, end = dealt.bounds(shard)
     table = read_range(work, dealt, first, end, ["rating", "time", *(f"field{place}" for place in places)])
-    fields = []
-    for place in places:
-        field, column = dealt.fields[place], table[f"field{place}"]
-        if field.kind == "categorical":
-            codes = column.dictionary_encode("encode").combine_chunks()
-            fields.append(replace(field, values=codes.dictionary, by=codes.indices.to_numpy().astype(np.int64)))
-        else:
-            fields.append(replace(field, values=column.combine_chunks()))
-    return RawRows(fields, table["rating"].to_numpy(), table["time"].to_numpy(), 0.0, 0.0, 0.0)
+    return rows_of(table, [dealt.fields[place] for place in places])
 
 
 def read_range(work: Path, dealt: Dealt, first: int, end: int, columns: Sequence[str]) -> pa.Table:
@@ -191,18 +183,20 @@ def read_range(work: Path, dealt: Dealt, first: int, end: int, columns: Sequence
 
 def deal_rows(raw: RawRows, work: Path, part: int, name: str, result: dict[str, Any]) -> None:
     """Write the rows of a part, as its piece ``name``, of which ``result`` is told."""
+    tables = iter(_tables(raw) if raw.streamed is None else raw.streamed.tables())
+    first = next(tables)
+    batches = (batch for table in chain([first], tables) for batch in table.to_batches())
     with scratch(part_place(work, part)) as made:
-        writer = None
-        for start in range(0, len(raw.ratings), GROUP):
-            rows = slice(start, start + GROUP)
-            columns = {"rating": pa.array(raw.ratings[rows]), "time": pa.array(raw.times[rows])}
-            columns |= {f"field{place}": _values(field, rows) for place, field in enumerate(raw.fields)}
-            table = pa.table(columns)
-            writer = writer or pq.ParquetWriter(made / ROWS, table.schema)
-            writer.write_table(table)
-        if writer:
-            writer.close()
+        write_parquet(batches, first.schema, made / ROWS)
         finish(part_place(work, part), name, made, result)
+
+
+def _tables(raw: RawRows) -> Iterator[pa.Table]:
+    """The rows of ``raw`` as ``Streamed.tables`` has them."""
+    for start in range(0, len(raw.ratings), GROUP):
+        rows = slice(start, start + GROUP)
+        columns = {"rating": pa.array(raw.ratings[rows]), "time": pa.array(raw.times[rows])}
+        yield pa.table(columns | {f"field{place}": _values(field, rows) for place, field in enumerate(raw.fields)})
 
 
 def _values(field: RawField, rows: slice) -> pa.Array:
@@ -211,25 +205,21 @@ def _values(field: RawField, rows: slice) -> pa.Array:
     return field.values.slice(rows.start, rows.stop - rows.start)
 
 
-def _bare(field: RawField) -> RawField:
-    return replace(field, values=pa.nulls(0), by=None)
-
-
 def encode_dealt(
     raw: RawRows, sizes: Sequence[int], shards: int, work: Path, machine: Machine, update: Callable[..., None]
 ) -> RawRows:
     """``raw`` with its rows, of which the parts have ``sizes``, encoded by shards."""
-    raw = replace(raw, fields=[_bare(field) for field in raw.fields], ratings=np.zeros(0), times=np.zeros(0, np.int64))
-    return encode_rows(raw, RowShards(Dealt(raw.fields, list(sizes), shards), work, machine, update))
+    fields = bare_fields(raw.fields if raw.streamed is None else raw.streamed.fields)
+    raw = replace(raw, fields=fields, ratings=np.zeros(0), times=np.zeros(0, np.int64))
+    return encode_rows(raw, RowShards(Dealt(fields, list(sizes), shards), work, machine, update))
 
 
 def encode_once(raw: RawRows, shards: int, work: Path, machine: Machine, update: Callable[..., None]) -> RawRows:
     """``raw``, which one process has read, with its rows encoded by shards."""
-    if raw.coded is not None:
-        raise UserError("--engine ray: this source encodes its rows one after the other; leave --engine out")
     if finished(part_place(work, 0), "dealt") is None:
         deal_rows(raw, work, 0, "dealt", {})
-    return encode_dealt(raw, [len(raw.ratings)], shards, work, machine, update)
+    rows = len(raw.ratings) if raw.streamed is None else raw.streamed.rows
+    return encode_dealt(raw, [rows], shards, work, machine, update)
 
 
 def read_rows_in_parts(
