@@ -37,6 +37,7 @@ COLUMNS = {
     "user_fields": "fields that describe the user; an item's or the occasion's are the others",
     "item_fields": "fields that describe the item",
 }
+WHAT = ("missing", "spaced", "dotted", "filled", "bracketed")  # of a field's values are counted in ``RawRows.found``
 Role = tuple[str, str]  # of a column: ``kind`` and ``side`` as in ``rows.Field``
 
 
@@ -82,7 +83,7 @@ def read(connection: Any, arguments: Namespace) -> RawRows:
     labels = _fetch(connection, "label" if labelled else "CAST(1 AS DOUBLE)").to_numpy()
     threshold = _threshold(connection, table, arguments, labels) if labelled else 1.0
     found = {"rows": len(labels), "positive": int((labels.astype(np.float32) >= threshold).sum())}  # as it is compared
-    fields = [_field(connection, f"field{i}", table, name, role, arguments, notes, found)
+    fields = [_field(connection, f"field{i}", table, name, role, arguments, found)
               for i, (name, role) in enumerate(roles.items())]  # fmt: skip
     times = _fetch(connection, "time").to_numpy() if timed else np.zeros(len(labels), np.int64)
     # Whole seconds where all are, which no part knows.
@@ -102,19 +103,25 @@ def read(connection: Any, arguments: Namespace) -> RawRows:
 
 
 def checked(arguments: Namespace, raw: RawRows, called: str) -> RawRows:
-    """The rows of all files, ``called`` so, or a UserError where all labels are of one class or all bags no bags."""
-    rows, positive, notes = raw.found["rows"], raw.found["positive"], []
+    """The rows of all files, ``called`` so, with notes about what was changed; or a UserError where all labels are of
+    one class, or all bags are no bags."""
+    notes, (rows, positive) = list(raw.notes), (raw.found[name] for name in ("rows", "positive"))
     ours = f"column '{arguments.label}': all {rows:,} labels are"
     if arguments.label and positive == rows and None not in (arguments.user, arguments.item):
-        notes = [f"{ours} positive ({raw.threshold:g} or more): enough for two_tower; autoint needs both classes"]
+        notes.append(f"{ours} positive ({raw.threshold:g} or more): enough for two_tower; autoint needs both classes")
     elif arguments.label and positive in (0, rows):
         raise UserError(f"{called}: {ours} {'positive' if positive else 'negative'} (positive is {raw.threshold:g} or "
                         "more); add rows of the other class or another --positive")  # fmt: skip
-    for name in arguments.bag:
-        if (filled := raw.found.get(f"filled {name}", 0)) and raw.found[f"bracketed {name}"] == filled:
-            raise UserError(f"{called}, column '{name}': all bags are lists as text, in [ and ]; write their values "
-                            "with --bag-separator between them, or lists of Parquet")  # fmt: skip
-    return replace(raw, notes=[*raw.notes, *notes])
+    for field in raw.fields:
+        column, *counts = f"column '{field.name}'", *(raw.found.get(f"{what} {field.name}", 0) for what in WHAT)
+        missing, spaced, dotted, filled, bracketed = counts
+        notes += read_as.id_notes(column, spaced, dotted)
+        if missing:
+            notes.append(f"{column}: {missing:,} of {rows:,} numbers are missing and become the mean")
+        if filled and filled == bracketed:
+            raise UserError(f"{called}, {column}: all bags are lists as text, in [ and ]; write their values with "
+                            "--bag-separator between them, or lists of Parquet")  # fmt: skip
+    return replace(raw, notes=notes)
 
 
 def _roles(arguments: Namespace) -> dict[str, Role]:
@@ -181,18 +188,16 @@ def _fetch(connection: Any, expression: str) -> pa.ChunkedArray:
 
 
 def _field(
-    connection: Any, column: str, table: Table, name: str, role: Role, arguments: Namespace, notes: list[str],
-    found: dict[str, int],
-) -> RawField:  # fmt: skip
-    """A field as it was read; adds to the notes what was changed, and to ``found`` what ``checked`` asks of bags."""
+    connection: Any, column: str, table: Table, name: str, role: Role, arguments: Namespace, found: dict[str, int]
+) -> RawField:
+    """A field as it was read; adds to ``found`` how many values are what ``checked`` asks about."""
     called, kind, part = f"column '{name}'", role[0], vars(arguments).get("text_ids", False)
     if kind == "numerical":
         numbers = pa.array(_fetch(connection, column).to_numpy(), from_pandas=True)  # NaN becomes null
-        if missing := numbers.null_count:
-            notes.append(f"{called}: {missing:,} of {len(numbers):,} numbers are missing and become the mean")
+        found[f"missing {name}"] = numbers.null_count
         return RawField(name, *role, numbers, logarithm=name in arguments.log_numerical)
     if kind == "categorical":
-        notes += read_as.whole_column(connection, column, called, part)
+        found |= zip((f"spaced {name}", f"dotted {name}"), read_as.read_ids(connection, column, part), strict=True)
     # Rows as codes of distinct values: the text of a large file's column is more than one array can hold.
     codes = _fetch(connection, column).dictionary_encode("encode").combine_chunks()
     by = codes.indices.to_numpy().astype(np.int64)

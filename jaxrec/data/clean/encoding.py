@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from jaxrec.data.clean.protocol import Coded, RawField, RawRows
 from jaxrec.data.clean.sums import partial_sums, whole_sum
 from jaxrec.data.dataset import Field
-from jaxrec.data.reading.columns import dotted_note
+from jaxrec.data.reading.columns import id_notes
 
 Found = tuple[dict[str, Any], dict[str, pa.Table]]
 """What a step finds in a piece: JSON values, and tables by name."""
@@ -92,7 +92,8 @@ def encode_rows(raw: RawRows, pieces: Pieces) -> RawRows:
         held, count = pieces.counts(place).combine_chunks().columns
         values = held = held.combine_chunks()
         if raw.part and (numbers := whole_numbers(undotted(field, held))) is not None:
-            notes += _dotted(field, held, count.to_numpy())
+            dotted = pc.not_equal(undotted(field, held), held).to_numpy(zero_copy_only=False)
+            notes += id_notes(f"column '{field.name}'", 0, int(count.to_numpy()[dotted].sum()))
             values = numbers
             plan.whole.add(field.name)
         vocabularies[field.name] = vocabulary = _vocabulary(values, count.to_numpy(), raw.min_count)
@@ -161,12 +162,6 @@ def whole_numbers(texts: pa.Array) -> pa.Array | None:
 def undotted(field: RawField, texts: pa.Array) -> pa.Array:
     """Values of a field that may be whole numbers: of one that is no bag without the .0 behind them."""
     return texts if field.kind == "bag" else pc.replace_substring_regex(texts, r"\.0+$", "")
-
-
-def _dotted(field: RawField, texts: pa.Array, counts: np.ndarray) -> list[str]:
-    """A note of the rows, ``counts`` of each text, whose whole numbers are not written as such."""
-    dotted = int(counts[pc.not_equal(undotted(field, texts), texts).to_numpy(zero_copy_only=False)].sum())
-    return [dotted_note(f"column '{field.name}'", dotted)] if dotted else []
 
 
 def bare_fields(fields: Sequence[RawField | Field]) -> list[RawField]:

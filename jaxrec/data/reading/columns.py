@@ -72,10 +72,13 @@ def _empty(na: Sequence[str] | None) -> str:
 
 
 def whole_column(connection: Any, name: str, called: str, text_ids: bool = False) -> list[str]:
-    """Cut the spaces of a text column of ``raw`` off, and make it int64 where that loses nothing, unless they are to
-    stay ``text_ids``; '' becomes NULL.
+    """``read_ids``; notes for the user, who knows the column as ``called``, about what was changed."""
+    return id_notes(called, *read_ids(connection, name, text_ids))
 
-    Returns notes for the user, who knows the column as ``called``, about what was changed.
+
+def read_ids(connection: Any, name: str, text_ids: bool = False) -> tuple[int, int]:
+    """Cut the spaces of a text column of ``raw`` off, and make it int64 where that loses nothing, unless they are to
+    stay ``text_ids``; '' becomes NULL. Returns of how many values spaces were cut off, and how many were .0 as well.
     """
     text = f"nullif({trimmed(name)}, '')"
     digits = undotted(text)
@@ -86,19 +89,18 @@ def whole_column(connection: Any, name: str, called: str, text_ids: bool = False
         f"coalesce(bool_and(({integer(digits)}) IS NOT NULL OR {text} IS NULL), true) FROM raw",
     )
     whole = whole and not text_ids
-    notes = [f"{called}: spaces around {spaced:,} values are cut off"] if spaced else []
-    if whole and dotted:
-        notes.append(dotted_note(called, dotted))
     # TRY_CAST, as the rows that were left out are still looked at.
     kind, value = ("BIGINT", f"TRY_CAST({digits} AS BIGINT)") if whole else (TEXT, text)
     if whole or spaced or empty:
         connection.execute(f"ALTER TABLE raw ALTER {name} TYPE {kind} USING {value}")
-    return notes
+    return spaced, dotted if whole else 0
 
 
-def dotted_note(called: str, rows: int) -> str:
-    """The note about whole numbers that are written with .0 in so many rows."""
-    return f"{called}: whole numbers written with .0 in {rows:,} rows are read as integers"
+def id_notes(called: str, spaced: int, dotted: int) -> list[str]:
+    """Notes about as many values as ``read_ids`` returns."""
+    notes = [f"{called}: spaces around {spaced:,} values are cut off"] if spaced else []
+    dots = f"{called}: whole numbers written with .0 in {dotted:,} rows are read as integers"
+    return [*notes, dots] if dotted else notes
 
 
 def session_field(table: Table, columns: Sequence[str], na: Sequence[str] | None) -> Field:
