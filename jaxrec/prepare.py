@@ -140,8 +140,9 @@ def _reader(arguments: argparse.Namespace, former: Former | None) -> Iterator[Ca
     files = [(file if isinstance(file, str) else str(file.absolute()), size)
              for file, (size, _) in zip(named, states, strict=True)]  # fmt: skip
     choices = {name: value for name, value in vars(arguments).items() if name not in MACHINE}
-    about = {"choices": choices, "files": states, "folder": os.getcwd(), "versions": [__version__, duckdb.__version__],
-             "former": former and former.content_hash}  # fmt: skip
+    others = [file_state(value) for value in choices.values() if isinstance(value, Path) and value.is_file()]
+    about = {"choices": choices, "files": states + others, "folder": os.getcwd(),
+             "versions": [__version__, duckdb.__version__], "former": former and former.content_hash}  # fmt: skip
     with work_beside(arguments.out, about) as work, cluster(arguments.workers) as ray:
         machine, shards = Machine(ray, arguments.memory_limit, arguments.threads or 1), arguments.shards
 
@@ -149,8 +150,10 @@ def _reader(arguments: argparse.Namespace, former: Former | None) -> Iterator[Ca
             connection: Any, arguments: argparse.Namespace, source: Any, update: Callable[..., None]
         ) -> tuple[Raw | RawRows, Any]:
             apart, given = files and hasattr(source, "in_parts") and source.in_parts(arguments), (shards, work, machine)
-            if apart and source.KIND == "rows":
+            if source.KIND == "rows" and apart:
                 return read_rows_in_parts(source, arguments, files, *given, update), None
+            if source.KIND == "rows":
+                return encode_once(source.read(connection, arguments), connection, *given, update), None
             if apart:
                 raw, parts = read_parts(source.read, arguments, files, shards, work, machine, update)
                 engine = Shards(connection, work, shards, parts.offsets, machine, update)
@@ -158,8 +161,6 @@ def _reader(arguments: argparse.Namespace, former: Former | None) -> Iterator[Ca
                 return replace(raw, extras=extras), engine
             raw = source.read(connection, arguments)
             update(0.3)
-            if isinstance(raw, RawRows):
-                return encode_once(raw, *given, update), None
             deal_once(connection, raw, shards, work)
             return raw, Shards(connection, work, shards, [0], machine, update)
 
@@ -206,11 +207,11 @@ def _parser(sources: dict[str, Any]) -> argparse.ArgumentParser:
         machine = sub.add_argument_group("machine (the result does not depend on these)")
         machine.add_argument("--memory-limit", metavar="SIZE", help="of DuckDB, such as 2GB; with --engine ray "
                              "of each task's (default: half the machine's memory, of all tasks together)")  # fmt: skip
-        machine.add_argument("--engine", choices=("duckdb", "ray"), default="duckdb", help="ray: sessions are dealt to "
-                             "shards, which Ray's tasks clean; what is killed goes on where it stopped (default duckdb)"
-                             )  # fmt: skip
-        machine.add_argument("--shards", type=ranged(int, 1, MOST_SHARDS), metavar="N", help="of "
-                             f"--engine ray: parts of the sessions, one for each task (default {SHARDS})")  # fmt: skip
+        machine.add_argument("--engine", choices=("duckdb", "ray"), default="duckdb", help="ray: sessions or rows are "
+                             "dealt to shards, each the work of Ray's tasks; what is killed goes on where it stopped "
+                             "(default duckdb)")  # fmt: skip
+        machine.add_argument("--shards", type=ranged(int, 1, MOST_SHARDS), metavar="N", help="of --engine ray: parts "
+                             f"of the sessions or rows, one for each task (default {SHARDS})")  # fmt: skip
         machine.add_argument("--workers", type=ranged(int, 1, MOST_WORKERS), metavar="M", help="of --engine "
                              "ray: tasks at a time (default: one per processor)")  # fmt: skip
         machine.add_argument("--threads", type=ranged(int, 1, MOST), metavar="N", help="of DuckDB (default: one per "

@@ -244,11 +244,12 @@ def test_other_work_is_begun_anew(tmp_path: Path, capsys: pytest.CaptureFixture[
     (["--shards=2"], "--shards: belongs to --engine ray; add that or leave this out"),
     (["--engine=ray", "--shards=0"], "--shards: '0': expected a whole number from 1 to 4096"),
     (["--engine=ray", "--raw=-"], "--raw -: --engine ray reads files, .*or leave --engine out"),
+    (["--engine=ray", "--raw=nowhere.csv"], r"nowhere.csv: cannot be read or unpacked \(No such file"),
 ])  # fmt: skip
 def test_options_that_are_refused(
     argv: list[str], names: str, log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    raw = [] if "--raw=-" in argv else ["--raw", log]
+    raw = [] if "--raw" in argv[-1] else ["--raw", log]
     fails(capsys, "prepare", *EVENTS, *raw, "--out", tmp_path / "out", *argv, names=names)
     assert list(tmp_path.iterdir()) == []
 

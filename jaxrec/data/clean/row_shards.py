@@ -209,16 +209,20 @@ def encode_dealt(
     raw: RawRows, sizes: Sequence[int], shards: int, work: Path, machine: Machine, update: Callable[..., None]
 ) -> RawRows:
     """``raw`` with its rows, of which the parts have ``sizes``, encoded by shards."""
-    fields = bare_fields(raw.fields if raw.streamed is None else raw.streamed.fields)
-    raw = replace(raw, fields=fields, ratings=np.zeros(0), times=np.zeros(0, np.int64))
-    return encode_rows(raw, RowShards(Dealt(fields, list(sizes), shards), work, machine, update))
+    dealt = Dealt(bare_fields(raw.fields if raw.streamed is None else raw.streamed.fields), list(sizes), shards)
+    return encode_rows(raw, RowShards(dealt, work, machine, update))
 
 
-def encode_once(raw: RawRows, shards: int, work: Path, machine: Machine, update: Callable[..., None]) -> RawRows:
-    """``raw``, which one process has read, with its rows encoded by shards."""
+def encode_once(
+    raw: RawRows, connection: Any, shards: int, work: Path, machine: Machine, update: Callable[..., None]
+) -> RawRows:
+    """``raw``, which one process has read, with its rows encoded by shards; neither it nor DuckDB's table is kept."""
+    update(0.3)
     if finished(part_place(work, 0), "dealt") is None:
         deal_rows(raw, work, 0, "dealt", {})
+    connection.execute("DROP TABLE IF EXISTS raw")
     rows = len(raw.ratings) if raw.streamed is None else raw.streamed.rows
+    raw = replace(raw, fields=bare_fields(raw.fields), ratings=np.zeros(0), times=np.zeros(0, np.int64))
     return encode_dealt(raw, [rows], shards, work, machine, update)
 
 
