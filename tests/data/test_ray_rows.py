@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import test_bars
 from helpers import call, run_process, spawn
+from reviews import fake_encoding, made_products, made_texts, write_json
 from test_ray import RAY, both, contents, ray_here  # noqa: F401  the fixture
 
 from jaxrec.data.clean import parts, row_shards
@@ -135,13 +136,18 @@ def test_more_shards_than_rows_and_files_of_other_kinds(tmp_path: Path) -> None:
     ["personas-synthetic", "--customers=80", "--products=20", "--purchases=2"],
     pytest.param(["bars", "--set=criteo_x1"], marks=pytest.mark.slow),
     ["bars", "--set=criteo_x4"],
+    ["amore"],
 ])  # fmt: skip
 def test_other_sources(argv: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jaxrec.sources.bars.BLOCK", 32)
-    files = []
+    files, folder = [], tmp_path / "raw.csv"
+    folder.mkdir()
     if argv[0] == "bars":
         name = argv[1].removeprefix("--set=")
-        files = ["--raw", test_bars.written(tmp_path / "raw.csv", name, test_bars.generated(name))]
+        files = ["--raw", test_bars.written(folder, name, test_bars.generated(name))]
+    if argv[0] == "amore":  # which one process reads, with files of its own
+        fake_encoding(monkeypatch)
+        files = ["--raw", write_json(folder / "reviews.json", made_products(made_texts(6)[0]))]
     both(tmp_path, *argv, *files)
 
 
