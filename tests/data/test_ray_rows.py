@@ -91,7 +91,7 @@ def test_sums_have_the_bits_of_numpy() -> None:
 @pytest.mark.usefixtures("ray_here")
 @pytest.mark.parametrize(("argv", "shard_count"), [
     ([*ROWS, *SIDES], 3),
-    ([*ROWS, "--min-count=30", "--drop-duplicates", "--na", "sku3", "a"], 2),
+    ([*ROWS, "--min-count=30", "--drop-duplicates", "--drop-invalid", "--na", "sku3", "a"], 2),
     (["rows", "--user=user", "--item=item", "--bag", "tags", "--bag-separator=e"], 4),
     (["rows", "--label=clicked", "--numerical", "price"], 3),
 ])  # fmt: skip

@@ -104,14 +104,10 @@ class RowShards:
 
 def _final(field: RawField, values: pa.Array, whole: bool) -> pa.Array:
     """Raw values as one process would have read them."""
-    if field.kind == "bag":
-        kind = pa.int64() if whole else values.type.value_type
-        return pa.ListArray.from_arrays(values.offsets, values.flatten().cast(kind), mask=_missing(values))
+    if field.kind == "bag":  # lists of another name of what they hold than Parquet's
+        held = values.flatten()
+        return pa.ListArray.from_arrays(values.offsets, held.cast(pa.int64()) if whole else held)
     return undotted(field, values).cast(pa.int64()) if whole else values
-
-
-def _missing(values: pa.Array) -> pa.Array | None:
-    return values.is_null() if values.null_count else None
 
 
 # ---- tasks -----------------------------------------------------------------------------------------------------------

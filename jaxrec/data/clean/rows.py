@@ -17,6 +17,7 @@ from jaxrec.data.dataset import Schema
 from jaxrec.data.reading.columns import span, times_line
 from jaxrec.data.store import array_file, file_entry, write_file
 
+CHUNK = 1 << 20  # rows that are looked through at a time
 Last = dict[str, np.ndarray]
 """Of user and item int64[entities + 1], the last row of each by its index; -1: none."""
 
@@ -75,9 +76,11 @@ def _write_blocks(coded: Coded, schema: Schema, out: Path) -> tuple[dict[str, np
         for block in coded.blocks:
             for write, part in zip(writes, block, strict=True):
                 write(part)
-            rows = np.arange(start, start := start + len(block[0]))
-            for side, place in sides.items():
-                np.maximum.at(last[side], block[0][:, place].astype(np.intp), rows)
+            for low in range(0, len(block[0]), CHUNK):
+                part = block[0][low : low + CHUNK]
+                rows = np.arange(start, start := start + len(part))
+                for side, place in sides.items():
+                    np.maximum.at(last[side], part[:, place].astype(np.intp), rows)
     arrays = {name: np.load(file, mmap_mode="r") for name, file in files.items()}
     return arrays, last, {f"rows/{name}.npy": file_entry(file) for name, file in files.items()}
 
