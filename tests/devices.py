@@ -5,6 +5,8 @@ python devices.py compare CONFIG STEPS MESH...  how far a block of steps on each
 python devices.py move CONFIG DIRECTORY MESH MESH  exit status of a run stopped on the first mesh, the number of devices
                                         before and after, and how far it is, continued on the second, from one on one
 python devices.py dealt                 what differs of rows and ranks where tables are dealt: nothing should
+python devices.py used CONFIG DIRECTORY MESH  whether a run trained on a mesh is judged and recommends, dealt, as it
+                                        does on one device
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +27,18 @@ import numpy as np
 import optax
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
+from worlds import Shop
 
 from jaxrec import config as configuration
 from jaxrec.config import Config
 from jaxrec.data.dataset import open_dataset
-from jaxrec.ops import hosts, parallel
-from jaxrec.ops.rows import DealtRows, dealt_array, gathered_array, look_up, shards_of
+from jaxrec.ops import hosts, parallel, shards
+from jaxrec.ops.rows import deal, dealt_array, gathered_array, look_up, mesh_of, shards_of
 from jaxrec.ops.tables import gather, plan_block, update_rows
 from jaxrec.ops.topk import EVERYTHING, BlockSize, Candidates, Live, rank, top_items
-from jaxrec.tasks.base import load, make_task
+from jaxrec.recommend import Recommender
+from jaxrec.tasks.base import load, make_task, part_of
+from jaxrec.tasks.query import Answer, Query
 from jaxrec.train import train
 from jaxrec.training.block import Training
 from jaxrec.training.state import TrainState, init_state
@@ -138,7 +144,8 @@ def dealt() -> dict[str, bool]:
     for data, model in ((1, 8), (2, 4)):
         mesh = parallel.mesh_over(jax.local_devices(), (data, model))
         assert mesh is not None
-        same |= {f"{name}, {data} x {model}": found for name, found in (*same_rows(mesh), *same_ranks(mesh))}
+        found = (*same_rows(mesh), *same_ranks(mesh), *same_places(parallel.Placement(mesh)))
+        same |= {f"{name}, {data} x {model}": equal for name, equal in found}
     return same
 
 
@@ -169,19 +176,31 @@ def same_rows(mesh: Any) -> Iterator[tuple[str, bool]]:
         yield f"rows: {name}", all(map(np.array_equal, *found))
 
 
+def same_places(on: parallel.Placement) -> Iterator[tuple[str, bool]]:
+    """A table that is made in blocks and dealt, at once and a few rows at a time."""
+    table, usual = np.random.default_rng(0).normal(size=(1003, 3)).astype(np.float32), shards.DEALT_AT_ONCE
+    for shards.DEALT_AT_ONCE in (100, usual):
+        found = np.asarray(jax.jit(partial(shards.deal_rows, on=on))(jnp.asarray(table)))
+        yield f"dealt, {shards.DEALT_AT_ONCE} bytes at a time", np.array_equal(found, dealt_array(table, on.shards))
+
+
 def same_ranks(mesh: Any) -> Iterator[tuple[str, bool]]:
     """Ranks and best items with many equal scores, among all items, live ones, and without some."""
     n, rows, random = 12, 203, np.random.default_rng(1)
     items, queries = (random.integers(-2, 3, (size, 4)).astype(np.float32) for size in (rows, n))
     queries[3, 0] = np.nan
-    on, target = parallel.Placement(mesh), jnp.asarray(random.integers(0, rows, n), jnp.int32)
-    array = jax.device_put(dealt_array(items, on.shards), NamedSharding(mesh, PartitionSpec(parallel.MODEL)))
-    table = DealtRows(array, rows, mesh)
+    target = jnp.asarray(random.integers(0, rows, n), jnp.int32)
+    table = deal(items, mesh)
     listed = random.integers(0, 9, rows).astype(np.int32)
-    live = Live(jnp.asarray(listed), jnp.asarray(listed + 4), jnp.asarray(random.integers(0, 12, n), jnp.int32))
+    at = jnp.asarray(random.integers(0, 12, n), jnp.int32)
+    live, dealt_live = (Live(put(listed), put(listed + 4), at) for put in (jnp.asarray, partial(deal, mesh=mesh)))
     without = jnp.asarray(random.integers(0, 2**32, (n, -(-rows // 32)), dtype=np.uint32))
-    for name, among in (("all", EVERYTHING), ("live", Candidates(live)), ("without", Candidates(without=without))):
-        one, many = (rank(jnp.asarray(queries), target, part, BlockSize(5, 64), 20, among) for part in (items, table))
+    for name, of_whole, of_dealt in (
+        ("all", EVERYTHING, EVERYTHING), ("live", Candidates(live), Candidates(dealt_live)),
+        ("without", Candidates(without=without), Candidates(without=without)),
+    ):  # fmt: skip
+        one, many = (rank(jnp.asarray(queries), target, part, BlockSize(5, 64), 20, among)
+                     for part, among in ((items, of_whole), (table, of_dealt)))  # fmt: skip
         count = np.isin(np.arange(n), [3], invert=True)  # of a query that is no number only the rank says something
         allowed = 20 if name == "all" else 10
         best, dealt_best = (np.asarray(found[1])[count, :allowed] for found in (one, many))
@@ -195,7 +214,51 @@ def same_ranks(mesh: Any) -> Iterator[tuple[str, bool]]:
     yield "look-up", np.array_equal(look_up(table, ids), look_up(jnp.asarray(items), ids))
 
 
+def used(file: str, place: str, mesh: str) -> dict[str, bool]:
+    config, run = configuration.load(file, ["--training.epochs", "1", *on_mesh(mesh)]), Path(place) / "run"
+    train(config, run)
+    one, many = loaded = [load(run, whole=whole) for whole in (True, False)]
+    judge = make_task(config, open_dataset(config.data.path)).judge
+    ranks, dealt_ranks = (judge(each.weights, [1, 3]).arrays for each in loaded)
+    found = {
+        "dealt": mesh_of(one.weights) is None and mesh_of(many.weights) is not None,
+        "judged": all(np.allclose(ranks[name], dealt_ranks[name], rtol=1e-4, atol=1e-5) for name in ("rank", "logit")
+                      if name in ranks),
+    }  # fmt: skip
+    answers = [list(answers_of(Recommender(each.run, part_of(config, "recommend").Recommender(each))))
+               for each in loaded]  # fmt: skip
+    return found | {what: all(map(alike, a, b)) for (what, a), (_, b) in zip(*answers, strict=True)}
+
+
+def answers_of(r: Recommender) -> Iterator[tuple[str, list[Answer]]]:
+    """What a recommender answers, in all its ways."""
+    ids, read = r.kind.items.ids.values(), r.reads[0]
+    if read == "items":
+        queries = [Query(ids[i : i + 3]) for i in range(7)]
+    elif read == "events":
+        queries = [Query(events=r.example(i)) for i in range(7)]
+    else:
+        queries = [Query(user=Shop.customer(i) if "similar" in r.can else 100 + i) for i in range(7)]
+    yield "all items", r.recommend(queries, len(ids), seen=True)
+    yield "a few", r.recommend(queries, 3, exclude=ids[:5])
+    if "similar" in r.can:
+        yield "similar", [r.similar(one, len(ids) - 3) for one in ids[2:4]]
+    if "add" in r.can and getattr(r.run.config.model, "head", "text") != "items":
+        new = {"item": 900, "name": r.example(0)[0]["name"]} if read == "events" else {"product": "n1", "price": 53.0}
+        r.add([new])
+        yield "added", r.recommend(queries, len(ids) + 1, seen=True)
+        yield "similar to what was added", [r.similar(r.kind.items.ids.values()[-1], 5)]
+
+
+def alike(one: Answer, other: Answer) -> bool:
+    """The same scores, and the same items but where scores are equal to rounding."""
+    ours, theirs = ({item.id: item.score for item in answer.items} for answer in (one, other))
+    close, last = partial(np.allclose, rtol=1e-5, atol=1e-5), list(ours.values())[-1]
+    same = len(ours) == len(theirs) > 0 and close(list(ours.values()), list(theirs.values()))
+    return bool(same and all(close(score, theirs.get(one, last)) for one, score in ours.items()))
+
+
 if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", 8)
-    programs: dict[str, Callable[..., object]] = {"compare": compare, "move": move, "dealt": dealt}
+    programs: dict[str, Callable[..., object]] = {"compare": compare, "move": move, "dealt": dealt, "used": used}
     print(json.dumps(programs[sys.argv[1]](*sys.argv[2:])))

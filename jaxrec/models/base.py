@@ -33,7 +33,6 @@ class Model(Protocol):
 
     tables: dict[str, TableSpec]
     carries_lanes: bool = False  # whether the carry's leaves lead with lanes; otherwise all devices have the same
-    ranks_dealt: bool = False  # whether evaluating and serving take ``ops.rows.DealtRows`` as tables
 
     def feed(self, split: Any, plan: Plan) -> Feed:
         """The blocks that the model reads a split in."""
@@ -79,7 +78,6 @@ class SessionModel(Model, Protocol):
     """A model that ranks what comes next in a session; its splits are ``Sessions``."""
 
     window: int | None  # a score depends on the last so many clicks; None: on all of the session
-    ranks_dealt: bool = True
     reads_times: bool = False  # whether ``last_query`` takes the clicks' times as well
     _ranking: Any  # what queries are ranked against, of losses.sampled
 

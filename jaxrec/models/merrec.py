@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 from pydantic import Field
 
 from jaxrec.config import Config as Experiment
@@ -33,13 +34,12 @@ from jaxrec.models import base
 from jaxrec.models.base import Loss
 from jaxrec.models.packed import Grid, HalfLife, Windowed, drop, normal, read_few, unit
 from jaxrec.ops.gru import gru_params, gru_sequence
-from jaxrec.ops.heads import Heads
-from jaxrec.ops.parallel import ONE, Placement
-from jaxrec.ops.rows import Table, look_up, rows_at
+from jaxrec.ops.heads import NAMES_AT_ONCE, Heads, texts_by_item
+from jaxrec.ops.parallel import MODEL, ONE, Placement
+from jaxrec.ops.rows import DealtRows, Table, deal, look_up, mesh_of, rounded, rows_at
 from jaxrec.ops.tables import Reads, RowPlan, Tables, TableSpec, glorot_like
 
 UNTRAINED = -1e30  # the item head's score of what it was not trained on; finite, so that sums stay numbers
-NAMES_AT_ONCE = 65_536  # projected in one call
 SIDE_BY_SIDE = 2**31  # bytes of the vectors of all items, beyond which there is no room for them beside the table
 CategoryWeight = Annotated[float, Field(ge=0.0, le=2.0)]
 
@@ -155,7 +155,9 @@ def project(kernel: Array, names: Array, on: Placement = ONE) -> Array:
 
 
 class Known(NamedTuple):
-    names: Table  # float16[U, dim], of the distinct names, rounded to bfloat16
+    # float16[U, dim], of the distinct names, to be rounded to bfloat16: of a table of that XLA's CPU compiler makes one
+    # of float32, three times the memory, wherever rows are read.
+    names: Table
     name_of: Table  # int32[V], the name of each item; -1 for none
     codes: Table  # int32[V, F], rows of the table of fields
     live: tuple[Any, Any] | None  # int32[V] twice, since and until when an item is live; None: the data do not say
@@ -174,7 +176,7 @@ class MERRec(base.Model):
 
     def __init__(self, config: Experiment, catalogue: Catalogue, events: int) -> None:
         model, loss, data = Config.of(config.model), config.loss, NamedData.of(config.data)
-        self._model, self._data, self._loss = model, data, loss
+        self._model, self._data, self._loss, self._deals = model, data, loss, config.mesh.model > 1
         self.catalogue, self.window = catalogue, model.window
         self.has_items, self.has_text = model.head != "text", model.head != "items"
         self._ranking = Sampled(loss, catalogue.n_items) if isinstance(loss, CrossEntropy) else None
@@ -223,12 +225,11 @@ class MERRec(base.Model):
 
     @cached_property
     def known(self) -> Known:
+        """Where rows are dealt over devices on the host: no device has room for all."""
         catalogue, spans = self.catalogue, self.catalogue.spans
-        # Numbers of bfloat16, kept as float16, which has all of them: of a table of bfloat16 XLA's CPU compiler makes one
-        # of float32, three times the memory, wherever rows are read.
-        names = jnp.asarray(np.asarray(catalogue.vectors).astype(jnp.bfloat16).astype(np.float16))
-        live = None if spans is None else (jnp.asarray(spans.listed), jnp.asarray(spans.sold))
-        return Known(names, jnp.asarray(catalogue.name_of), jnp.asarray(catalogue.codes + catalogue.first_codes), live)
+        live = None if spans is None else (spans.listed, spans.sold)
+        known: Any = (catalogue.vectors, catalogue.name_of, catalogue.codes + catalogue.first_codes, live)
+        return Known(*jax.tree.map(np.asarray if self._deals else jnp.asarray, known))
 
     def dealt(self, constants: Constants, whole: Callable[[Any], Any], by_rows: Callable[[Any], Any]) -> Constants:
         return jax.tree.map(by_rows, constants)
@@ -340,13 +341,19 @@ class MERRec(base.Model):
         """float32[B, Q]: the query after the last of int32[B] events of each sequence, from float[B, N, dim] name
         vectors (zeros for none), int32[B, N, F] codes as of ``Catalogue.codes`` and int32[B, N] events."""
         slot = jnp.arange(len(event)) * event.shape[1] + jnp.maximum(length - 1, 0)
-        grid, names = Grid(jnp.zeros_like(event), slot), names.astype(jnp.bfloat16)  # as in training
+        grid, names = Grid(jnp.zeros_like(event), slot), rounded(names, jnp.bfloat16)  # as in training
         codes = codes + self.catalogue.first_codes
         return self._queries(weights["params"], Tables(weights["tables"]), names, codes, event, grid, None)
 
     def texts(self, weights: dict[str, Any], names: Array) -> Array | None:
         """float32[n, T]: float[n, dim] name vectors in the space of the text head; None where there is none."""
-        return project(weights["params"]["match"], names.astype(jnp.bfloat16)) if self.has_text else None
+        return project(weights["params"]["match"], rounded(names, jnp.bfloat16)) if self.has_text else None
+
+    def _units(self, weights: dict[str, Any], names: Array) -> Array:
+        """``texts``, as they are multiplied."""
+        texts = self.texts(weights, names)
+        assert texts is not None
+        return texts if self._model.temperature is None else unit(texts)
 
     def vectors(self, weights: dict[str, Any], rows: Array | None, trained: Array, texts: Array | None) -> Array:
         """float32[n, Q]: what queries are multiplied with to rank items, from their float32[n, D + 1] rows of the table
@@ -355,19 +362,32 @@ class MERRec(base.Model):
             rows = jnp.where(trained[:, None], rows, self._new_row(weights["params"], rows.shape[1]))
         return self._columns(weights["params"], rows, texts)
 
-    def catalogue_vectors(self, weights: dict[str, Any], trained: np.ndarray) -> Array | Heads:
+    def catalogue_vectors(self, weights: dict[str, Any], trained: np.ndarray) -> Array | Heads | DealtRows:
         """``vectors`` of the whole catalogue: float32[V, Q], or as they lie, where there are more than ``SIDE_BY_SIDE``
-        bytes of them: in the table, and of each name once."""
+        bytes of them: in the table, and of each name once. Where rows of tables are dealt so are they."""
         names, texts, new_row = self.catalogue.vectors, None, None
+        if (mesh := mesh_of(weights)) is not None and len(trained) >= mesh.shape[MODEL]:
+            return self._dealt_vectors(weights, trained, mesh)
         if self.has_text:
-            of_names = jax.jit(self.texts)
+            of_names = jax.jit(self._units)
             texts = jnp.concatenate([of_names(weights, jnp.asarray(np.asarray(names[start : start + NAMES_AT_ONCE])))
                                      for start in range(0, len(names), NAMES_AT_ONCE)])  # fmt: skip
-            texts = texts if self._model.temperature is None else unit(texts)
         if (rows := weights["tables"].get("item")) is not None:
             new_row = self._new_row(weights["params"], rows.shape[1])
         heads = Heads(rows, jnp.asarray(trained), new_row, texts, jnp.asarray(self.catalogue.name_of))
         return heads if 4 * len(heads) * heads.width > SIDE_BY_SIDE else jax.jit(Heads.whole)(heads)
+
+    def _dealt_vectors(self, weights: dict[str, Any], trained: np.ndarray, mesh: Mesh) -> DealtRows:
+        """``catalogue_vectors`` where each device has the rows and the texts of its own items."""
+        params, shards, rows, texts, new_row = weights["params"], mesh.shape[MODEL], None, None, None
+        if self.has_text:
+            names, name_of = (deal(np.asarray(part), mesh) for part in self.known[:2])
+            texts = texts_by_item(self._units, {"params": params}, names, name_of)
+        if self.has_items:
+            rows = weights["tables"]["item"].array
+            new_row = jnp.tile(self._new_row(params, rows.shape[1]), (shards, 1))  # one for each device
+        heads = Heads(rows, deal(trained, mesh).array, new_row, texts, None)
+        return DealtRows(heads, len(trained), mesh)
 
 
 Model = MERRec

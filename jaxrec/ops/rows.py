@@ -3,6 +3,7 @@ are dealt over devices (``ops.shards``), as evaluation and serving read them."""
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +16,8 @@ from jax import Array
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxrec.ops.parallel import MODEL, Placement, by_hand
+from jaxrec.ops import hosts
+from jaxrec.ops.parallel import MODEL, Placement, by_hand, place_of_rows
 
 CELLS = 2**22  # of the one-hot matrix of rows and places, up to which a derivative is a product and not a scatter
 SUMMED = 2**24  # numbers, up to which a GPU adds them under a mask: one kernel, where a product is two
@@ -24,9 +26,10 @@ SUMMED = 2**24  # numbers, up to which a GPU adds them under a mask: one kernel,
 @partial(jax.tree_util.register_dataclass, data_fields=["array"], meta_fields=["rows", "mesh"])
 @dataclass(frozen=True)
 class DealtRows:
-    """An array of V rows, dealt round robin over the n devices of a mesh's axis ``model``, L = len(array) / n each."""
+    """An array of V rows, dealt round robin over the n devices of a mesh's axis ``model``, L = len(array) / n each; or
+    a tree of such arrays, of which each device makes vectors of its rows (``topk.InParts``)."""
 
-    array: Array  # [n * L, ...]: the rows of one device behind those of another
+    array: Any  # [n * L, ...]: the rows of one device behind those of another
     rows: int  # V
     mesh: Mesh
 
@@ -91,6 +94,31 @@ def gathered_array(array: np.ndarray, rows: int, shards: int) -> np.ndarray:
     return parts.reshape(array.shape)[:rows]
 
 
+def deal(array: np.ndarray, mesh: Mesh) -> Any:
+    """An array of the host as the devices of a mesh hold it, its rows dealt where there are enough of them: what is
+    there already, if the same array was dealt before. No device and no process makes a second copy of all of it."""
+    key = (id(array), mesh)
+    if (found := _THERE.get(key)) is not None:
+        return found
+    place, shards = place_of_rows(len(array), mesh), mesh.shape[MODEL]
+    if place is None:
+        return hosts.put(array, NamedSharding(mesh, PartitionSpec()))
+    each = rows_each(len(array), shards)
+
+    def of_device(index: Any) -> np.ndarray:
+        rows, mine = np.zeros((each, *array.shape[1:]), array.dtype), array[(index[0].start or 0) // each :: shards]
+        rows[: len(mine)] = mine
+        return rows
+
+    dealt = jax.make_array_from_callback((shards * each, *array.shape[1:]), place, of_device)
+    _THERE[key] = found = DealtRows(dealt, len(array), mesh)
+    weakref.finalize(array, _THERE.pop, key, None).atexit = False
+    return found
+
+
+_THERE: weakref.WeakValueDictionary[tuple[int, Mesh], DealtRows] = weakref.WeakValueDictionary()
+
+
 def shards_of(leaf: Any) -> int:
     """Over how many devices the rows of an array are dealt."""
     sharding = getattr(leaf, "sharding", None)
@@ -123,11 +151,18 @@ def of_rows(table: Table, function: Callable[[Array], Array]) -> Any:
 
 
 def look_up(table: Table, ids: Array, dtype: Any = None) -> Array:
-    """[..., width] from a dense table and int32[...], as numbers of ``dtype``, or of the table's; zeros for -1."""
+    """[..., width] from a dense table and int32[...], rounded to ``dtype``, or as they are; zeros for -1."""
     if isinstance(table, DealtRows):
         return table.read(ids, dtype)
     rows = table.at[jnp.where(ids < 0, len(table), ids)].get(mode="fill", fill_value=0)
-    return rows if dtype is None else rows.astype(dtype)
+    return rows if dtype is None else rounded(rows, dtype)
+
+
+def rounded(numbers: Array, dtype: Any) -> Array:
+    """As numbers of ``dtype``, also where a wider one is made of them next, which XLA takes as leave not to round."""
+    kind = jnp.finfo(dtype)
+    exact = jax.lax.reduce_precision(numbers.astype(jnp.float32), kind.nexp, kind.nmant)
+    return exact.astype(dtype)
 
 
 def _take_forward(array: Table, index: Array, on: Placement) -> tuple[Array, tuple[Array, int]]:

@@ -22,6 +22,7 @@ from jaxrec.ops.parallel import MODEL, Placement, by_hand
 from jaxrec.ops.rows import DealtRows, add_rows, places_here, rows_each
 
 RARELY = "further_rounds"  # the scope of loops that do not turn unless many rows of a step are one device's
+DEALT_AT_ONCE = 2**26  # bytes of a device's block that change places at a time
 HERE, ALL = PartitionSpec(MODEL), PartitionSpec()
 
 
@@ -145,20 +146,29 @@ look_up_dealt: Any = by_hand(_look_up_forward, _look_up_backward, (2,))
 
 def deal_rows(table: Array, on: Placement) -> Array:
     """An array [V, ...] as it is dealt, [n * L, ...]: blocks of rows, as which a compiler can make it without making it
-    whole anywhere, change places."""
+    whole anywhere, change places, so many at a time that little is there a third time."""
     n = on.shards
     each = rows_each(len(table), n)
+    rows, width = each // n, math.prod(table.shape[1:])  # rows that a device has of another's block
+    turns = -(-rows * n * width * table.dtype.itemsize // DEALT_AT_ONCE)
+    size = -(-rows // turns)
     padded = jnp.pad(table, [(0, n * each - len(table))] + [(0, 0)] * (table.ndim - 1))
     padded = jax.lax.with_sharding_constraint(padded, NamedSharding(_mesh(on), HERE))
 
     def on_each(block: Array) -> Array:  # rows that follow one another
-        parts, device = block.reshape(each // n, n, *block.shape[1:]), jax.lax.axis_index(MODEL)
-        dealt = jnp.zeros((n, each // n, *block.shape[1:]), block.dtype)  # by where they come from
-        for far in range(n):  # libtpu 0.0.42 ends at an all-to-all within groups of 16 of 64 devices
-            mine = jax.lax.dynamic_index_in_dim(parts, (device + far) % n, 1, keepdims=False)
-            found = jax.lax.ppermute(mine, MODEL, [(one, (one + far) % n) for one in range(n)])
-            dealt = jax.lax.dynamic_update_index_in_dim(dealt, found, (device - far) % n, 0)
-        return dealt.reshape(block.shape)
+        device = jax.lax.axis_index(MODEL)
+
+        def deal(turn: Array, dealt: Array) -> Array:
+            start = jnp.minimum(turn * size, rows - size)
+            part = jax.lax.dynamic_slice_in_dim(block, start * n, size * n).reshape(size, n, *block.shape[1:])
+            for far in range(n):  # libtpu 0.0.42 ends at an all-to-all within groups of 16 of 64 devices
+                mine = jax.lax.dynamic_index_in_dim(part, (device + far) % n, 1, keepdims=False)
+                found = jax.lax.ppermute(mine, MODEL, [(one, (one + far) % n) for one in range(n)])
+                dealt = jax.lax.dynamic_update_slice_in_dim(dealt, found, (device - far) % n * rows + start, 0)
+            return dealt
+
+        dealt: Array = jax.lax.fori_loop(0, turns, deal, jnp.zeros_like(block))
+        return dealt
 
     dealt: Array = _on_each(on_each, on, HERE, HERE)(padded)
     return dealt

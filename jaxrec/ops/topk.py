@@ -30,8 +30,8 @@ class BlockSize(NamedTuple):
 class Live(NamedTuple):
     """Items can be recommended where ``listed <= at < sold``."""
 
-    listed: Array  # int32[V]
-    sold: Array  # int32[V]
+    listed: Any  # int32[V]; DealtRows of them where the items are dealt
+    sold: Any
     at: Array  # int32[Q], when each query is asked, in the same units
 
 
@@ -48,6 +48,9 @@ EVERYTHING = Candidates()
 class InParts(Protocol):
     """The vectors of a catalogue, made a part at a time, where they would take too much memory all at once. A pytree,
     such as ``heads.Heads``."""
+
+    @property
+    def width(self) -> int: ...
 
     def __len__(self) -> int: ...
 
@@ -90,7 +93,7 @@ def rank(
             def of(array: Array) -> Array:
                 return jax.lax.dynamic_slice_in_dim(array, start, width)
 
-            vectors = of(items) if isinstance(items, Array) else items.part(start, width)
+            vectors = _part(items, start, width)
             return _only(_scores(query, vectors), start + jnp.arange(width), asked, jax.tree.map(of, span))
 
         if len(starts) == 1:
@@ -144,6 +147,14 @@ def top_items(
     return _by_blocks(one, size, queries, banned)
 
 
+@partial(jax.jit, static_argnames=("k", "size"))
+def top_listed(
+    queries: Array, items: DealtRows, banned: Array, k: int, size: BlockSize, allowed: DealtRows, live: Live | None
+) -> tuple[Array, Array]:
+    """``top_items`` of dealt items, of those that bool[V] ``allowed`` and ``live`` allow."""
+    return _best_dealt(queries, items, banned, k, size, len(items), allowed, live)
+
+
 @partial(jax.jit, static_argnames="k")
 def best_items(queries: Array, items: Array, banned: Array, k: int, count: Array | int) -> tuple[Array, Array]:
     """``top_items`` where all scores of ``ROWS`` queries are held at once and there are more than ``2 * k`` whole
@@ -169,16 +180,18 @@ def best_items(queries: Array, items: Array, banned: Array, k: int, count: Array
 def _rank_dealt(
     queries: Array, targets: Array, items: DealtRows, size: BlockSize, k: int, among: Candidates
 ) -> tuple[Array, Array]:
-    n, span, asked = items.shards, *_asked(targets, among)
+    n, (span, asked) = items.shards, _asked(targets, among)
+    span = None if span is None else tuple(times.array for times in span)
 
-    def on_each(array: Array, span: Any, query: Array, asked: Any) -> tuple[Array, Array]:
+    def on_each(mine: Any, _: None, query: Array, asked: Any) -> tuple[Array, Array]:
+        array, span = mine
         device, (first_new, starts, width) = jax.lax.axis_index(MODEL), _parts_of(array, size)
 
         def one(query: Array, asked: Any) -> tuple[Array, Array]:
             def score(start: Array, beyond: float = jnp.inf) -> Array:
                 ids = device + n * (start + jnp.arange(width))
-                times = jax.tree.map(lambda leaf: leaf.at[ids].get(mode="clip"), span)
-                scores = _only(_scores(query, _slice(array, start, width)), ids, asked, times)
+                times = span and (_part(span[0], start, width), _part(span[1], start, width))
+                scores = _only(_scores(query, _part(array, start, width)), ids, asked, times)
                 return jnp.where(ids < len(items), scores, beyond)  # rows of zeros are worse than nothing
 
             def new(start: Array, first: Array) -> Array:
@@ -189,45 +202,54 @@ def _rank_dealt(
 
         return _by_blocks(one, size, query, asked)
 
-    return _on_groups(on_each, items, len(queries))(items.array, span, queries, asked)
+    return _on_groups(on_each, items, len(queries))((items.array, span), None, queries, asked)
 
 
 def _best_dealt(
-    queries: Array, items: DealtRows, banned: Array, k: int, size: BlockSize, count: Array | int
-) -> tuple[Array, Array]:
-    n = items.shards
+    queries: Array, items: DealtRows, banned: Array, k: int, size: BlockSize, count: Array | int,
+    allowed: DealtRows | None = None, live: Live | None = None,
+) -> tuple[Array, Array]:  # fmt: skip
+    n, (span, (_, at, _)) = items.shards, _asked(banned, Candidates(live))
+    dealt = jax.tree.map(lambda one: one.array, (items, allowed, span), is_leaf=lambda one: isinstance(one, DealtRows))
 
-    def on_each(array: Array, count: Any, query: Array, ban: Array) -> tuple[Array, Array]:
+    def on_each(mine: Any, count: Any, query: Array, asked: Any) -> tuple[Array, Array]:
+        array, allowed, span = mine
         device, (first_new, starts, width) = jax.lax.axis_index(MODEL), _parts_of(array, size)
 
-        def one(query: Array, ban: Array) -> tuple[Array, Array]:
+        def one(query: Array, asked: Any) -> tuple[Array, Array]:
+            ban, at = asked
             mine = jnp.where((ban % n == device) & (ban < len(items)), ban // n, -1)
 
             def score(start: Array, first: Array) -> Array:
                 place = start + jnp.arange(width)
-                allowed = (place >= first) & (device + n * place < count)
-                scores = jnp.where(allowed, _scores(query, _slice(array, start, width)), -jnp.inf)
+                there = (place >= first) & (device + n * place < count)
+                if allowed is not None:
+                    there &= _part(allowed, start, width)
+                scores = jnp.where(there, _scores(query, _part(array, start, width)), -jnp.inf)
+                times = span and (_part(span[0], start, width), _part(span[1], start, width))
+                scores = _only(scores, place, (None, at, None), times)
                 row = jnp.arange(len(query))[:, None]
                 return scores.at[row, jnp.where(mine >= start, mine - start, width)].set(-jnp.inf, mode="drop")
 
             return _merged(*_best_of_parts(score, starts, first_new, k, len(query), len(array)), n)
 
-        return _by_blocks(one, size, query, ban)
+        return _by_blocks(one, size, query, asked)
 
-    return _on_groups(on_each, items, len(queries))(items.array, jnp.asarray(count), queries, banned)
+    return _on_groups(on_each, items, len(queries))(dealt, jnp.asarray(count), queries, (banned, at))
 
 
-def _parts_of(array: Array, size: BlockSize) -> tuple[Array, Array, int]:
+def _parts_of(array: Array | InParts, size: BlockSize) -> tuple[Array, Array, int]:
     """Parts of the rows that are here: the first row of each that is in no part before, where it begins, its length. A
     part is copied to be multiplied, so it takes no more than a block of scores may."""
     cells = size.queries * size.items
-    width = min(size.items, max(CHUNK, cells // array.shape[1]), len(array))
+    of_one = array.shape[1] if isinstance(array, Array) else array.width
+    width = min(size.items, max(CHUNK, cells // of_one), len(array))
     first_new = jnp.arange(-(-len(array) // width), dtype=jnp.int32) * width
     return first_new, jnp.minimum(first_new, len(array) - width), width
 
 
-def _slice(array: Array, start: Array, width: int) -> Array:
-    return jax.lax.dynamic_slice_in_dim(array, start, width)
+def _part(items: Array | InParts, start: Array | int, width: int) -> Array:
+    return jax.lax.dynamic_slice_in_dim(items, start, width) if isinstance(items, Array) else items.part(start, width)
 
 
 def _merged(places: Array, scores: Array, n: int) -> tuple[Array, Array]:

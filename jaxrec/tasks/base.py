@@ -75,11 +75,11 @@ class Loaded(NamedTuple):
 
 
 def load(run: str | Path | Run, whole: bool = False) -> Loaded:
-    """A run's model with its weights; ``whole``: on one device, also where rows of its tables were dealt over as many
-    devices as there are here, and its model can rank so."""
+    """A run's model with its weights, tables as ``ops.rows.DealtRows`` where they were dealt over no more devices than
+    there are here; ``whole``: on one."""
     run = open_run(run)
     model, shards = part_of(run.config, "task").build(run), run.config.mesh.model
-    dealt = not whole and getattr(model, "ranks_dealt", False) and 1 < shards <= jax.local_device_count()
+    dealt = not whole and 1 < shards <= jax.local_device_count()
     mesh = mesh_over(jax.local_devices(), (1, shards)) if dealt else None
     weights, _, which = Checkpoints(run.path, rows_of(model)).restore_model(weights_like(model, mesh))
     return Loaded(run, model, as_dealt(model, weights, mesh), which)

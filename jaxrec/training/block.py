@@ -17,9 +17,9 @@ from jaxrec.config import Config
 from jaxrec.errors import UserError
 from jaxrec.feeds.base import Feed, Plan
 from jaxrec.models.base import Model
-from jaxrec.ops import hosts, parallel
+from jaxrec.ops import parallel
 from jaxrec.ops.parallel import ONE, Placement
-from jaxrec.ops.rows import DealtRows, dealt_array, rows_each
+from jaxrec.ops.rows import DealtRows, deal, rows_each
 from jaxrec.ops.tables import RowPlan, Tables, gather, plan_block, plan_reads, read_columns, update_rows
 from jaxrec.training.optimizers import Optimizer, make_optimizer, make_schedule
 from jaxrec.training.state import (
@@ -148,11 +148,7 @@ class Training:
             return jax.tree.map(lambda one: jax.device_put(one, self._format(one)) if self._lies(one) else one, there)
 
         def by_rows(leaf: Any) -> Any:
-            place = parallel.place_of_rows(len(leaf), mesh)
-            if place is None:
-                return whole(leaf)
-            dealt = hosts.put(dealt_array(np.asarray(leaf), self.on.shards), place)
-            return DealtRows(dealt, len(leaf), self._mesh)
+            return deal(np.asarray(leaf), self._mesh) if parallel.place_of_rows(len(leaf), mesh) else whole(leaf)
 
         constants = self.model.dealt(constants, whole, by_rows)
         if self._old_rows is None:
@@ -184,16 +180,10 @@ class Training:
         return Format(ROWS, self._whole) if self._lies(leaf) else self._whole
 
     def served(self, state: TrainState) -> dict[str, Any]:
-        """The weights to evaluate with: on one device, or dealt as they are, where the model ranks so."""
-        weights = state.weights()
-        if self.on.shards == 1:
-            return jax.tree.map(lambda leaf: leaf.addressable_data(0), weights)
-        weights = as_dealt(self.model, weights, self.feed.mesh)
-        if self.model.ranks_dealt:
-            return weights
-        tables = {name: jnp.asarray(table.whole()) if isinstance(table, DealtRows) else table.addressable_data(0)
-                  for name, table in weights["tables"].items()}  # fmt: skip
-        return jax.tree.map(lambda leaf: leaf.addressable_data(0), weights | {"tables": {}}) | {"tables": tables}
+        """The weights to evaluate with: on one device, or dealt as they are."""
+        if self.on.shards > 1:
+            return as_dealt(self.model, state.weights(), self.feed.mesh)
+        return jax.tree.map(lambda leaf: leaf.addressable_data(0), state.weights())
 
     def averaged(self, state: TrainState, ended: int, within: bool = False) -> TrainState:
         """The state after so many whole epochs, and ``within`` the next one, with the mean of the weights at the ends

@@ -185,6 +185,21 @@ def test_rows_and_ranks_of_dealt_tables_are_those_of_whole_ones() -> None:
 
 
 @SLOW
+@pytest.mark.parametrize(("model", "sections"), [
+    ("gru4rec", {}), ("autoint", {}), ("merrec", {}), ("merrec", {"data": {"path": "live"}}),
+    ("merrec", {"model": {"head": "text"}}), ("merrec", {"model": {"head": "items"}}),
+    ("two_tower", {"loss": {"hard_negatives": 0}}),
+], ids=str)  # fmt: skip
+def test_dealt_tables_are_used_as_whole_ones(
+    model: str, sections: Sections, worlds: Worlds, tmp_path: Path
+) -> None:  # fmt: skip
+    """In evaluating, recommending, similar items and what is added."""
+    sections = {"data": {"path": str(worlds.live())}} if "data" in sections else sections
+    found = devices("used", worlds.config(model, **sections), tmp_path, "2x4")
+    assert all(found.values()), found
+
+
+@SLOW
 @pytest.mark.parametrize(("first", "second", "counts"), [("8x1", "2x1", [8, 2]), ("1x8", "2x4", [8, 8])])
 def test_a_run_moves_from_devices_to_others(
     first: str, second: str, counts: list[int], worlds: Worlds, tmp_path: Path

@@ -46,7 +46,9 @@ def markets(worlds: Worlds, tmp_path_factory: pytest.TempPathFactory) -> dict[st
         patch.setattr(merrec, "SIDE_BY_SIDE", 0)
         made["large"] = untrained(worlds, place / "large", live, "both")
         made["large, always"] = untrained(worlds, place / "large_always", worlds.data("events"), "both", UNNAMED)
-    assert isinstance(made["large"].kind._items, Heads) and isinstance(made["both"].kind._items, jax.Array)
+    assert isinstance(made["large"].kind._items.vectors, Heads) and isinstance(
+        made["both"].kind._items.vectors, jax.Array
+    )
     return made | {"always": untrained(worlds, place / "always", worlds.data("events"), "both", UNNAMED)}
 
 

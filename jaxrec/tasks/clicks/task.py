@@ -24,6 +24,8 @@ from jaxrec.feeds.base import row_feed
 from jaxrec.metrics.clicks import calibration, click_metrics, part_metrics
 from jaxrec.metrics.ranking import random_user_ranking
 from jaxrec.models.base import ClickModel, make_model
+from jaxrec.ops.parallel import replicate
+from jaxrec.ops.rows import mesh_of
 from jaxrec.plots.pictures import reliability
 from jaxrec.run import Run
 from jaxrec.tasks.base import Judged, Loaded, MakePlan, Task, evaluation_plan
@@ -125,8 +127,9 @@ class Judge:
         self, weights: dict[str, Any], ks: Sequence[int], top: int = 0, update: Callable[..., None] | None = None
     ) -> Judged:
         """AUC, log loss, calibration error, and the rankings of each user's rows at ``ks``; ``logit`` float32[n]."""
-        found = []
+        found, mesh = [], mesh_of(weights)
         for block in self._feed.epoch(0):
+            block = block if mesh is None else replicate(block, mesh)
             found.append(self._logits(weights["params"], weights["tables"], block.columns, block.numbers).reshape(-1))
             if update is not None:
                 update()

@@ -11,7 +11,8 @@ from jax import Array
 from jaxrec.ops.topk import Live
 from jaxrec.tasks.base import Loaded
 from jaxrec.tasks.events import load
-from jaxrec.tasks.events.recommend import Recommender, best_listed
+from jaxrec.tasks.events.ranking import best_listed
+from jaxrec.tasks.events.recommend import Recommender
 from jaxrec.tasks.exported import (
     BATCH,
     QUERIES,

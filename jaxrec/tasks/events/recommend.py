@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,12 +22,11 @@ from jaxrec.data.items import Added, Items, attribute_schema, note_left_out, rea
 from jaxrec.data.store import checked
 from jaxrec.data.text.encoding import NAMES, embed, find_model
 from jaxrec.errors import UserError
-from jaxrec.ops.heads import Heads
-from jaxrec.ops.topk import Live
 from jaxrec.sources.merrec import BOUGHT
 from jaxrec.tasks.base import Loaded
-from jaxrec.tasks.query import Answer, Inputs, Query, most_similar
-from jaxrec.tasks.vectors import BATCH, Waiting, capacity, filled, in_batches, padded, ranked, steps, unit, vector_table
+from jaxrec.tasks.events.ranking import listings
+from jaxrec.tasks.query import Answer, Inputs, Query
+from jaxrec.tasks.vectors import BATCH, Waiting, filled, in_batches, padded, ranked, steps, vector_table
 
 SHOWN = ("name", "price", "c0_name", "c1_name", "c2_name", "brand_name", "item_condition_name")
 """Attributes that are given with an item."""
@@ -59,7 +57,8 @@ class Recommender:
         self.counts, self.live = np.asarray(run.kept("item_counts")).astype(np.float32), catalogue.spans is not None
         self._old, self._shown = len(vocabulary), shown.column_names
         self._model, self._catalogue, self._weights, self._codes = model, catalogue, weights, catalogue.codes
-        self._items = self._of_run = model.catalogue_vectors(weights, self.counts > 0)
+        vectors, self._memory = model.catalogue_vectors(weights, self.counts > 0), run.config.evaluation.memory
+        self._items = self._of_run = listings(vectors, self._memory)
         self._names = np.zeros((0, catalogue.dim), np.float16)  # name vectors of what was added
         self._encode = jax.jit(model.last_query)
         self._rankable = jax.jit(lambda weights, rows, trained, names: model.vectors(
@@ -92,40 +91,28 @@ class Recommender:
     def best(self, inputs: Sequence[Inputs], k: int, mask: np.ndarray, rules: bool) -> Iterator[Any]:
         """The best items of each sequence that are live at its time."""
         table, times = self._items, np.array([one.at or 0 for one in inputs], np.int64)
-        mask = mask if self._model.has_text else mask & (self.counts > 0)
-        allowed, listed, sold = (filled(one, len(table)) for one in (mask, *self.items.ends))
+        kernel_at = table.kernel(mask if self._model.has_text else mask & (self.counts > 0), self.items.ends)
 
         def dispatch(part: slice, rows: int) -> Waiting:
-            live = Live(listed, sold, filled(self.items.seconds(times[part]), rows))
-            kernel = partial(best_listed, items=table, allowed=allowed, live=live)
+            kernel = kernel_at(filled(self.items.seconds(times[part]), rows))
             queries = self._queries([one.what for one in inputs[part]], rows)
             return ranked(kernel, queries, len(table), [one.gone for one in inputs[part]], k)
 
-        fit = self.run.config.evaluation.memory * 2**18 // len(self.items)  # sequences whose scores keep to the memory
+        fit = self._memory * 2**18 // len(self.items)  # sequences whose scores keep to the memory
         return in_batches(len(inputs), dispatch, min(BATCH, 1 << max(1, fit).bit_length() - 1))
 
     def similar(self, item: Any, k: int) -> Answer:
         """The items most like one, whether live or not: by the cosine of their names in the space of the text head, or
         without one by that of their vectors in the item head."""
-        index, items = self.items.index(item), self._items
-        strange = UserError(f"item {bare(item)}: none is like it: it has no name, or was not in training "
-                            "(model.head items); give another")  # fmt: skip
-        if isinstance(items, Heads) and items.texts is not None:
-            units = replace(items, rows=None, new_row=None, texts=unit(items.texts))
-            has_name = np.any(items.texts, axis=1)[items.text_of] & (np.asarray(items.text_of) >= 0)
-            if not has_name[index]:
-                raise strange
-            kernel = partial(best_listed, items=units, allowed=jnp.asarray(has_name), live=None)
-            ((places, scores),) = ranked(kernel, units.part(index, 1), len(units), [np.array([index])], k)()
-            return Answer(self.items, places, scores)
-        part = slice(-self._weights["params"]["match"].shape[1], None) if self._model.has_text else slice(-1)
-        vectors = side_by_side(items)[:, part]
-        own = vectors[index : index + 1]
-        if not np.any(own):
-            raise strange
-        without = [*np.flatnonzero(~np.any(vectors[: len(self.items)], axis=1)), index]
-        memory = self.run.config.evaluation.memory
-        return most_similar(self.items, unit(jnp.asarray(own)), unit(vectors), without, k, memory)
+        index, has_text = self.items.index(item), self._model.has_text
+        part = slice(-self._weights["params"]["match"].shape[1], None) if has_text else slice(-1)
+        alike, has = self._items.compared(part, has_text)
+        if not has[index]:
+            raise UserError(f"item {bare(item)}: none is like it: it has no name, or was not in training (model.head "
+                            "items); give another")  # fmt: skip
+        kernel = alike.kernel(has, None)(None)
+        ((places, scores),) = ranked(kernel, alike.row(index), len(alike), [np.array([index])], k)()
+        return Answer(self.items, places, scores)
 
     def add(self, items: Any) -> Added:
         """Let new listings be recommended by their names, all or none: mappings of ``item``, ``name`` and other
@@ -141,14 +128,14 @@ class Recommender:
         self._names = np.append(self._names, self.name_vectors([row["name"] for row in rows]), 0)
         self._codes = np.append(self._codes, self._catalogue.encode(pa.Table.from_pylist(rows, self._schema)), 0)
         self.items.add(ids, rows, [{name: row.get(name) for name in self._shown} for row in rows])
-        self._items = self._with_added()
+        self._items = self._of_run.extended(self._unseen(self._names))
         self.counts = np.pad(self.counts, (0, len(ids)))
         return Added(ids)
 
     def vectors(self) -> pa.Table:
         """``id``, ``vector``, whose product with a query ranks, and the attributes."""
         ids = self.items.ids.values()
-        return vector_table(ids, np.asarray(side_by_side(self._items))[: len(ids)], self.items.attributes)
+        return vector_table(ids, self._items.whole()[: len(ids)], self.items.attributes)
 
     def example(self, seed: int | None = None) -> list[dict[str, Any]]:
         """The events of one of the sequences that the run keeps, with what is known of their items."""
@@ -179,19 +166,10 @@ class Recommender:
         found[items >= old] = self._names[items[items >= old] - old]
         return found
 
-    def _with_added(self) -> Array | Heads:
-        """The vectors of all items, once some have been added."""
-        old, n = len(self.counts), len(self.items)
-        size = capacity(self._old, n - self._old)
-        if isinstance(self._of_run, Heads):
-            return self._of_run.extended(jnp.asarray(self._unseen(self._names)[:, self._of_run.text_part]), size)
-        vectors = np.append(np.asarray(self._items)[:old], self._unseen(self._names_of(np.arange(old, n))), axis=0)
-        return filled(vectors, size)
-
     def _unseen(self, names: np.ndarray) -> np.ndarray:
         """float32[n, Q]: what ranks items of such names, float16[n, dim], that training has not seen."""
         n = steps(len(names), 16, 16)
-        own = jnp.zeros((n, self._weights["tables"]["item"].shape[1])) if self._model.has_items else None
+        own = jnp.zeros((n, self._model.tables["item"].width)) if self._model.has_items else None
         return np.asarray(self._rankable(self._weights, own, jnp.zeros(n, bool), filled(names, n)))[: len(names)]
 
     def name_vectors(self, names: Sequence[str]) -> np.ndarray:
@@ -220,32 +198,3 @@ class Recommender:
         n = min(steps(int(lengths.max()), 16, 4), self._model.window)
         parts = (jnp.asarray(padded(part, rows, n, dtype=part[0].dtype)) for part in zip(*last, strict=True))
         return self._encode(self._weights, *parts, filled(lengths, rows))
-
-
-@jax.jit
-def side_by_side(items: Array | Heads) -> Array:
-    """float32[V, Q]: the vectors of items."""
-    return items.whole() if isinstance(items, Heads) else items
-
-
-@partial(jax.jit, static_argnames="k")
-def best_listed(
-    queries: Array, banned: Array, k: int, items: Array | Heads, allowed: Array, live: Live | None
-) -> tuple[Array, Array]:
-    """The k best items of each of float32[q, Q] queries, int32[q, k], and their scores; -inf where fewer are allowed.
-    Of float32[V, Q] ``items``, bool[V] are ``allowed``, where they are ``live`` (None: always); int32[q, N]
-    ``banned``, V for none.
-
-    Unlike ``topk.top_items``, which works through the catalogue in parts, this reads the vectors where they lie: for
-    a query or a few that is ten times as fast in a catalogue of a million items.
-    """
-    if isinstance(items, Heads):
-        scores = items.scores(queries)
-    else:
-        scores = jnp.matmul(queries, items.T, precision=jax.lax.Precision.HIGHEST)
-    if live is not None:
-        allowed = allowed & (live.listed <= live.at[:, None]) & (live.at[:, None] < live.sold)
-    scores = jnp.where(allowed & ~jnp.isnan(scores), scores, -jnp.inf)
-    scores = scores.at[jnp.arange(len(queries))[:, None], banned].set(-jnp.inf, mode="drop")
-    values, found = jax.lax.top_k(scores, k)
-    return found, values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from jaxrec.feeds.packed import target_positions
 from jaxrec.metrics.ranking import random_ranking, ranking_metrics
 from jaxrec.models.merrec import MERRec
 from jaxrec.ops.heads import Heads
+from jaxrec.ops.rows import deal, mesh_of
 from jaxrec.ops.topk import EVERYTHING, TOGETHER, Candidates, Live
 from jaxrec.run import Run
 from jaxrec.sources.market.world import optimum_lines
@@ -110,10 +112,13 @@ def event_judge(model: MERRec, sessions: Sessions, config: EvaluationConfig, tra
     """The judge of a model of events, among the items that are live at the time of a sequence's last event;
     ``trained`` is bool[V], whether training holds each item."""
     batch = max(model.window, min(config.batch_size, base.QUERIES))
-    known, encoded = model.known, jax.jit(model.encode)
+    encoded, places = jax.jit(model.encode), dict[Any, Any]()
 
     def encode(weights: dict[str, Any], carry: Any, block: Any) -> tuple[Any, Array, Candidates]:
-        live = None if known.live is None else Live(*known.live, block.asked.reshape(-1))
+        if (mesh := mesh_of(weights)) not in places:
+            places[mesh] = jax.tree.map(jnp.asarray if mesh is None else partial(deal, mesh=mesh), model.known)
+        known = places[mesh]
+        live = None if known.live is None else Live(known.live[0], known.live[1], block.asked.reshape(-1))
         return carry, encoded(weights, known, block), Candidates(live)
 
     return Judge(model.feed(sessions, evaluation_plan(batch)), len(trained), config,

@@ -18,6 +18,7 @@ from jaxrec.data.dataset import Schema
 from jaxrec.data.given import item_rows, plain
 from jaxrec.data.items import Added
 from jaxrec.errors import UserError
+from jaxrec.ops.rows import deal, mesh_of
 from jaxrec.tasks import vectors as ranking
 from jaxrec.tasks.base import Loaded
 from jaxrec.tasks.history import People
@@ -51,7 +52,8 @@ class Recommender:
 
     def _set(self, vectors: np.ndarray) -> None:
         n, old = len(vectors), len(self._goods)
-        self._vectors, self._table = vectors, filled(vectors, capacity(old, n - old))
+        mesh, rows = mesh_of(self._weights), np.pad(vectors, ((0, capacity(old, n - old) - n), (0, 0)))
+        self._vectors, self._table = vectors, jnp.asarray(rows) if mesh is None else deal(rows, mesh)
         self.counts = self.people.past.counts(n)
 
     def read(self, queries: Sequence[Query], seen: bool) -> list[Inputs]:

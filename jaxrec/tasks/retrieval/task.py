@@ -27,6 +27,7 @@ from jaxrec.errors import UserError, nearest
 from jaxrec.metrics.ranking import bootstrap, expected_category_hits, expected_hits, oracle_hits
 from jaxrec.models.base import TowerModel, make_model
 from jaxrec.models.two_tower import Interactions
+from jaxrec.ops.rows import deal, mesh_of
 from jaxrec.ops.topk import Candidates, rank_scores
 from jaxrec.run import Run, write_text
 from jaxrec.tasks.base import QUERIES, Judged, Loaded, MakePlan, Part, Task, collect, in_parts, rank_vectors
@@ -116,6 +117,8 @@ class Judge:
         users, items = self.vectors(weights)
         if wider is not None:
             users, items = (jnp.hstack(pair) for pair in zip((users, items), wider, strict=True))
+        if (mesh := mesh_of(weights)) is not None:
+            items = deal(np.asarray(items), mesh)
         return rank_queries(self.queries, users, items, self.had, self._memory, ks, top, update)
 
 
