@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -271,20 +271,25 @@ def test_where_there_is_no_ray(
     assert list(tmp_path.iterdir()) == []
 
 
+def killed_at(folder: Path, pieces: Sequence[str], argv: Sequence[object]) -> None:
+    """Begin to make ``out`` as often as there are pieces, and kill the process as soon as the next one is there."""
+    for piece in pieces:
+        process = spawn("prepare", *argv)
+        while not (folder / ".out.work" / piece).is_file():
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.kill()
+        process.communicate()
+        assert not (folder / "out").exists()
+
+
 @pytest.mark.slow
 def test_a_process_that_is_killed_goes_on(tmp_path: Path) -> None:
     raw = tmp_path / "log.parquet"
     pq.write_table(table(3, 40_000), raw)
     argv = (*EVENTS, "--raw", raw, "--out", tmp_path / "out", *RAY, "--shards=6", "--workers=1")
     place = tmp_path / ".out.work"
-    for piece in ("shard-1/count_items.json", "shard-3/rank_sessions.json", "shard-2/write_runs.json"):
-        process = spawn("prepare", *argv)
-        while not (place / piece).is_file():
-            assert process.poll() is None
-            time.sleep(0.02)
-        process.kill()
-        process.communicate()
-        assert not (tmp_path / "out").exists()
+    killed_at(tmp_path, ("shard-1/count_items.json", "shard-3/rank_sessions.json", "shard-2/write_runs.json"), argv)
     kept = {file: file.stat().st_mtime_ns for file in place.rglob("*.json")}
     assert len(kept) > 20
     status, _, err = run_process("prepare", *argv)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,9 @@ import pyarrow.csv as csv
 import pyarrow.parquet as pq
 import pytest
 import test_bars
-from helpers import call, run_process, spawn
+from helpers import call, run_process
 from reviews import fake_encoding, made_products, made_texts, write_json
-from test_ray import RAY, both, contents, ray_here  # noqa: F401  the fixture
+from test_ray import RAY, both, contents, killed_at, ray_here  # noqa: F401  the fixture
 
 from jaxrec.data.clean import parts, row_shards
 from jaxrec.data.clean.sums import partial_sums, whole_sum
@@ -210,17 +209,9 @@ def test_what_all_files_together_are_refused_for(
 def test_a_process_that_is_killed_goes_on(tmp_path: Path) -> None:
     csv.write_csv(table(3, 40_000), raw := tmp_path / "rows.csv")
     argv = (*ROWS, *SIDES, "--raw", raw, "--out", tmp_path / "out", *RAY, "--shards=6", "--workers=1")
-    place = tmp_path / ".out.work"
-    for piece in ("shard-1/count.json", "shard-3/sum_squares.json", "shard-2/encode.json", "shard-2/shown item.json"):
-        process = spawn("prepare", *argv)
-        while not (place / piece).is_file():
-            assert process.poll() is None
-            time.sleep(0.02)
-        process.kill()
-        process.communicate()
-        assert not (tmp_path / "out").exists()
+    killed_at(tmp_path, ("shard-1/count.json", "shard-3/sum_squares.json", "shard-2/shown item.json"), argv)
     status, _, err = run_process("prepare", *argv)
-    assert status == 0 and "goes on where it stopped" in err and not place.exists()
+    assert status == 0 and "goes on where it stopped" in err
     assert call("prepare", *ROWS, *SIDES, "--raw", raw, "--out", tmp_path / "other") == 0
     assert contents(tmp_path / "out") == contents(tmp_path / "other")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["other", "out", "rows.csv"]
