@@ -48,8 +48,8 @@ class Pieces(Protocol):
         """``block_of`` of each piece in turn."""
 
     def shown(self, plan: Plan, side: str, rows: np.ndarray) -> pa.Table | None:
-        """The raw values of a side's fields at int64[m] rows, by the fields' names; None where it has no more than the
-        raw id."""
+        """The raw values of a side's fields at int64[m] rows, in any order, by the fields' names; None where it has no
+        more than the raw id."""
 
 
 class InMemory:
