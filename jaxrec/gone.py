@@ -52,12 +52,13 @@ baselines.base.Choice: baselines.Choice baselines.Kind; baselines.base.Scores: b
 baselines.ratings.factorise: baselines.ratings.Factors; baselines.ratings.held_out_calibration:
 baselines.ratings.Calibrated; baselines.retrieval.matrix: baselines.retrieval.Positives; benchmarks.peers.Peer:
 benchmarks.peers.Kind benchmarks.peers.Process benchmarks.peers.Theirs; benchmarks.sweep.Case: benchmarks.sweep.Job;
-data.items.Items: data.items.Vocabulary; data.store.array_file: data.store.ArrayFile; data.store.staging:
-data.store.Staging; data.text.encoding.embed: data.text.encoding.Encoded; losses.contrastive.Rows:
-losses.contrastive.Asked; losses.contrastive.Shared: losses.contrastive.Offered; losses.softmax.Softmax:
-losses.softmax.Blocks; metrics.clicks.Calibration: baselines.ratings.Calibration; ops.gru.gru_sequence:
-ops.gru.GRUStack; personas.clusters.Persona: personas.personas_synthetic.Persona; plots.pictures.Curves:
-plots.__main__.Curves; plots.pictures.write: plots.pictures.Shown; recommend.Recommender:
+data.clean.protocol.RawField: data.codes.RawField; data.clean.protocol.RawRows: data.codes.RawRows;
+data.clean.rows.write_rows: data.codes.write_rows; data.items.Items: data.items.Vocabulary; data.store.array_file:
+data.store.ArrayFile; data.store.staging: data.store.Staging; data.text.encoding.embed: data.text.encoding.Encoded;
+losses.contrastive.Rows: losses.contrastive.Asked; losses.contrastive.Shared: losses.contrastive.Offered;
+losses.softmax.Softmax: losses.softmax.Blocks; metrics.clicks.Calibration: baselines.ratings.Calibration;
+ops.gru.gru_sequence: ops.gru.GRUStack; personas.clusters.Persona: personas.personas_synthetic.Persona;
+plots.pictures.Curves: plots.__main__.Curves; plots.pictures.write: plots.pictures.Shown; recommend.Recommender:
 tasks.clicks.recommend.ClickRecommender tasks.events.recommend.EventRecommender
 tasks.retrieval.recommend.TowerRecommender; sources.Source: sources.RowSource; tasks.base.Judge: tasks.base.Validation;
 tasks.query.Answer: data.codes.UnknownValues tasks.clicks.recommend.Recommendation; tasks.query.Item:

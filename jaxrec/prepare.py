@@ -23,12 +23,13 @@ import duckdb
 from jaxrec import __version__
 from jaxrec.cli.command import Parser, command, progress, ranged, say
 from jaxrec.data.clean.parts import read_parts
-from jaxrec.data.clean.pipeline import Engine, OneConnection, prepare
-from jaxrec.data.clean.protocol import LEAVE_ONE_OUT, Cleaning, Raw, duration
+from jaxrec.data.clean.pipeline import OneConnection, prepare
+from jaxrec.data.clean.protocol import LEAVE_ONE_OUT, Cleaning, Raw, RawRows, duration
+from jaxrec.data.clean.row_shards import encode_once, read_rows_in_parts
+from jaxrec.data.clean.rows import rows_summary, write_rows
 from jaxrec.data.clean.shards import MOST_SHARDS, Machine, Shards, deal_once
 from jaxrec.data.clean.vocabulary import Former, read_former
 from jaxrec.data.cluster import MOST_WORKERS, cluster
-from jaxrec.data.codes import RawRows, rows_summary, write_rows
 from jaxrec.data.dataset import SPLITS
 from jaxrec.data.reading.columns import times_line
 from jaxrec.data.reading.duck import connect
@@ -109,14 +110,16 @@ def _check_engine(arguments: argparse.Namespace, sources: dict[str, Any]) -> Non
             if getattr(arguments, name) is not None:
                 raise UserError(f"--{name}: belongs to --engine ray; add that or leave this out")
         return
-    if sources[arguments.source].KIND == "rows":
-        able = ", ".join(name for name, source in sources.items() if source.KIND != "rows")
-        raise UserError(f"--engine ray: {arguments.source} is a source of rows; leave it out, or choose a source of "
-                        f"sessions: {able}")  # fmt: skip
-    if stream := next((name for name in getattr(arguments, "raw", []) if Path(name).is_fifo() or name == "-"), None):
+    if stream := next((name for name in _raw_names(arguments) if Path(name).is_fifo() or name == "-"), None):
         raise UserError(f"--raw {stream}: --engine ray reads files, as what is killed may read them again; write them "
                         "to a file, or leave --engine out")  # fmt: skip
     arguments.shards = arguments.shards or SHARDS
+
+
+def _raw_names(arguments: argparse.Namespace) -> list[str]:
+    """The words of ``--raw``, where a source has it and it was given."""
+    raw = getattr(arguments, "raw", None) or []
+    return [str(raw)] if isinstance(raw, Path) else raw
 
 
 def _read(
@@ -129,23 +132,29 @@ def _read(
 
 
 @contextmanager
-def _reader(arguments: argparse.Namespace, former: Former | None) -> Iterator[Callable[..., tuple[Raw, Engine]]]:
+def _reader(arguments: argparse.Namespace, former: Former | None) -> Iterator[Callable[..., Any]]:
     """``_read`` of the engine ``ray``, which runs as long as this; what it finishes lies beside the output until that
     is whole."""
-    named = find_files(getattr(arguments, "raw", []))
+    named = find_files(_raw_names(arguments))
     states = [file_state(file) for file in named]
     files = [(file if isinstance(file, str) else str(file.absolute()), size)
              for file, (size, _) in zip(named, states, strict=True)]  # fmt: skip
     choices = {name: value for name, value in vars(arguments).items() if name not in MACHINE}
-    about = {"choices": choices, "files": states, "folder": os.getcwd(), "versions": [__version__, duckdb.__version__],
-             "former": former and former.content_hash}  # fmt: skip
+    others = [file_state(value) for value in choices.values() if isinstance(value, Path) and value.is_file()]
+    about = {"choices": choices, "files": states + others, "folder": os.getcwd(),
+             "versions": [__version__, duckdb.__version__], "former": former and former.content_hash}  # fmt: skip
     with work_beside(arguments.out, about) as work, cluster(arguments.workers) as ray:
         machine, shards = Machine(ray, arguments.memory_limit, arguments.threads or 1), arguments.shards
 
         def read(
             connection: Any, arguments: argparse.Namespace, source: Any, update: Callable[..., None]
-        ) -> tuple[Raw, Engine]:
-            if files and hasattr(source, "in_parts") and source.in_parts(arguments):
+        ) -> tuple[Raw | RawRows, Any]:
+            apart, given = files and hasattr(source, "in_parts") and source.in_parts(arguments), (shards, work, machine)
+            if source.KIND == "rows" and apart:
+                return read_rows_in_parts(source, arguments, files, *given, update), None
+            if source.KIND == "rows":
+                return encode_once(source.read(connection, arguments), connection, *given, update), None
+            if apart:
                 raw, parts = read_parts(source.read, arguments, files, shards, work, machine, update)
                 engine = Shards(connection, work, shards, parts.offsets, machine, update)
                 extras = source.extras_of_parts(parts, engine) if hasattr(source, "extras_of_parts") else None
@@ -198,11 +207,11 @@ def _parser(sources: dict[str, Any]) -> argparse.ArgumentParser:
         machine = sub.add_argument_group("machine (the result does not depend on these)")
         machine.add_argument("--memory-limit", metavar="SIZE", help="of DuckDB, such as 2GB; with --engine ray "
                              "of each task's (default: half the machine's memory, of all tasks together)")  # fmt: skip
-        machine.add_argument("--engine", choices=("duckdb", "ray"), default="duckdb", help="ray: sessions are dealt to "
-                             "shards, which Ray's tasks clean; what is killed goes on where it stopped (default duckdb)"
-                             )  # fmt: skip
-        machine.add_argument("--shards", type=ranged(int, 1, MOST_SHARDS), metavar="N", help="of "
-                             f"--engine ray: parts of the sessions, one for each task (default {SHARDS})")  # fmt: skip
+        machine.add_argument("--engine", choices=("duckdb", "ray"), default="duckdb", help="ray: sessions or rows are "
+                             "dealt to shards, each the work of Ray's tasks; what is killed goes on where it stopped "
+                             "(default duckdb)")  # fmt: skip
+        machine.add_argument("--shards", type=ranged(int, 1, MOST_SHARDS), metavar="N", help="of --engine ray: parts "
+                             f"of the sessions or rows, one for each task (default {SHARDS})")  # fmt: skip
         machine.add_argument("--workers", type=ranged(int, 1, MOST_WORKERS), metavar="M", help="of --engine "
                              "ray: tasks at a time (default: one per processor)")  # fmt: skip
         machine.add_argument("--threads", type=ranged(int, 1, MOST), metavar="N", help="of DuckDB (default: one per "

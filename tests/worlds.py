@@ -33,7 +33,8 @@ import yaml
 from helpers import call, write_dataset
 
 from jaxrec.config import find_model, losses_of
-from jaxrec.data.codes import RawField, RawRows, write_rows
+from jaxrec.data.clean.protocol import RawField, RawRows
+from jaxrec.data.clean.rows import write_rows
 from jaxrec.data.store import staging, write_manifest
 from jaxrec.data.text.encoding import write_name_vectors
 from jaxrec.sources.merrec import EVENT_TYPES

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
 
 from jaxrec.cli.command import ranged
-from jaxrec.data.codes import RawField, RawRows
+from jaxrec.data.clean.protocol import RawField, RawRows
 from jaxrec.data.given import read_file
 from jaxrec.data.store import map_array
 from jaxrec.errors import UserError, explained, shown

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from jaxrec.data.codes import RawField, RawRows
+from jaxrec.data.clean.protocol import RawField, RawRows
 from jaxrec.sources.shared import Numbers, add_numbers
 
 HELP = "made-up customers with personas and their purchases, with a known best ranking; needs no raw data"

@@ -15,9 +15,8 @@ from typing import Any, Protocol
 
 from jaxrec.config import find_module
 from jaxrec.data.clean.parts import Parts
-from jaxrec.data.clean.protocol import Extras, Raw
+from jaxrec.data.clean.protocol import Extras, Raw, RawRows
 from jaxrec.data.clean.shards import Shards
-from jaxrec.data.codes import RawRows
 
 
 class Source(Protocol):
@@ -36,10 +35,14 @@ class Source(Protocol):
 
     def in_parts(self, arguments: Namespace) -> bool:
         """May be missing: whether ``read`` may be given the files of ``--raw`` in parts, a process each. It then obeys
-        ``arguments.text_ids``: the ids of items stay text, since in another part they are."""
+        ``arguments.text_ids``: the ids of items stay text, since in another part they are. Of rows all texts then do,
+        and times stay ms: where all parts allow it they become whole numbers and seconds later."""
 
     def extras_of_parts(self, parts: Parts, shards: Shards) -> Callable[[Path], Extras]:
         """With ``in_parts``, where ``read`` gives ``Raw.extras``: what takes its place."""
+
+    def checked(self, arguments: Namespace, raw: RawRows, called: str) -> RawRows:
+        """With ``in_parts``, of rows: refuse or note what all parts, ``called`` so, together have ``RawRows.found``."""
 
 
 def find_sources(others: Iterable[str] = ()) -> dict[str, Any]:

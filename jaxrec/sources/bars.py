@@ -15,11 +15,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from jaxrec.cli.command import ranged
 from jaxrec.data import dataset
-from jaxrec.data.codes import Coded, RawRows
+from jaxrec.data.clean.protocol import RawRows, Streamed
 from jaxrec.data.reading import table
 from jaxrec.data.reading.duck import fetch_row, identifier, number, undotted
 from jaxrec.data.reading.table import Field
@@ -104,9 +103,9 @@ def read(connection: Any, arguments: Namespace) -> RawRows:
     fields = [dataset.Field(name, "numerical", "context", 1, 0) if kind == "number"  # kept as it is
               else dataset.Field(name, "categorical", sides.get(name, "context"), len(vocabularies[name]) + 1)
               for name, kind in layout.kinds.items()]  # fmt: skip
-    coded = Coded(fields, vocabularies, found["rows"], _blocks(connection, layout, vocabularies))
+    streamed = Streamed(fields, vocabularies, found["rows"], lambda: _tables(connection, layout))
     return RawRows(
-        [], np.zeros(0), np.zeros(0), 1.0, 0.0, 1.0, layout.user, layout.item, coded=coded, notes=notes,
+        [], np.zeros(0), np.zeros(0), 1.0, 0.0, 1.0, layout.user, layout.item, streamed=streamed, notes=notes,
         options={"raw": str(arguments.raw), "set": arguments.set, "min_count": least}, read=found,
         extras={"splits": dict(zip(dataset.SPLITS, sizes, strict=True))},
     )  # fmt: skip
@@ -139,13 +138,11 @@ def _vocabulary(connection: Any, name: str, kind: str, train: int, least: int) -
     return pa.table({"value": value if kind == "text" else value.cast(pa.int64()), "count": found["count"]})
 
 
-def _blocks(connection: Any, layout: Layout, vocabularies: dict[str, pa.Table]) -> Iterator[tuple[np.ndarray, ...]]:
-    """Blocks of int32[n, C] columns, float32[n, M] numbers and float32[n] labels; 0 is the unknown value."""
-    sets = {name: vocabulary["value"] for name, vocabulary in vocabularies.items()}
-    for batch in connection.sql("FROM raw").to_arrow_reader(BLOCK):
-        columns = np.zeros((len(batch), len(sets)), np.int32)
-        for place, (name, values) in enumerate(sets.items()):
-            index = pc.index_in(batch[name], value_set=values.cast(batch[name].type))
-            columns[:, place] = index.fill_null(-1).to_numpy(zero_copy_only=False) + 1
-        numbers = [batch[name].to_numpy() for name, kind in layout.kinds.items() if kind == "number"]
-        yield columns, np.array(numbers, np.float32).reshape(-1, len(batch)).T, batch["label"].to_numpy()
+def _tables(connection: Any, layout: Layout) -> Iterator[pa.Table]:
+    """``Streamed.tables`` of the table ``raw``."""
+    columns = ["label AS rating", "0::BIGINT AS time"]
+    for place, (name, kind) in enumerate(layout.kinds.items()):
+        value = identifier(name) if kind == "number" else f"nullif({identifier(name)}, {KINDS[kind][2]!r})"
+        columns.append(f"{value if kind in ('number', 'text') else f'{value}::BIGINT'} AS field{place}")
+    for batch in connection.sql(f"SELECT {', '.join(columns)} FROM raw").to_arrow_reader(BLOCK):
+        yield pa.Table.from_batches([batch])

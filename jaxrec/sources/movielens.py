@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jaxrec.data.codes import RawField, RawRows
+from jaxrec.data.clean.protocol import RawField, RawRows
 from jaxrec.data.reading.duck import fetch_row, integer
 from jaxrec.data.reading.table import Field, load, open_table, unpacking
 from jaxrec.errors import UserError

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from jaxrec.cli.command import ranged
-from jaxrec.data.codes import RawField, RawRows
+from jaxrec.data.clean.encoding import whole_numbers
+from jaxrec.data.clean.protocol import RawField, RawRows
 from jaxrec.data.reading import columns as read_as
-from jaxrec.data.reading.columns import BETWEEN, ORDER, read_bags, read_times
+from jaxrec.data.reading.columns import BETWEEN, ORDER, bracketed, read_bags, read_times
 from jaxrec.data.reading.duck import NESTED, leave_out_repeated, note_repeated, value_text
 from jaxrec.data.reading.table import Field, Table, load
 from jaxrec.errors import UserError, nearest
@@ -35,6 +37,7 @@ COLUMNS = {
     "user_fields": "fields that describe the user; an item's or the occasion's are the others",
     "item_fields": "fields that describe the item",
 }
+WHAT = ("missing", "spaced", "dotted", "filled", "bracketed")  # of a field's values are counted in ``RawRows.found``
 Role = tuple[str, str]  # of a column: ``kind`` and ``side`` as in ``rows.Field``
 
 
@@ -49,8 +52,14 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_file_arguments(parser)
 
 
+def in_parts(arguments: Namespace) -> bool:
+    """Not where it is known from all files alone how many rows are left out, or which."""
+    return not (arguments.drop_invalid or arguments.drop_duplicates)
+
+
 def read(connection: Any, arguments: Namespace) -> RawRows:
     """Read the file; the fields are user, item, categorical ones, bags and numbers, each in the order of its option."""
+    part = vars(arguments).get("text_ids", False)
     arguments.bag_separator = arguments.bag_separator.replace("\\t", "\t")
     if not arguments.bag_separator:
         raise UserError("--bag-separator: empty; give at least one character, such as |")
@@ -72,22 +81,47 @@ def read(connection: Any, arguments: Namespace) -> RawRows:
         notes += note_repeated(connection, names)
     # Without labels 1.0 of every row is one.
     labels = _fetch(connection, "label" if labelled else "CAST(1 AS DOUBLE)").to_numpy()
-    threshold = _threshold(connection, table, arguments, labels, notes) if labelled else 1.0
-    fields = [_field(connection, f"field{i}", table, name, role, arguments, notes)
+    threshold = _threshold(connection, table, arguments, labels) if labelled else 1.0
+    found = {"rows": len(labels), "positive": int((labels.astype(np.float32) >= threshold).sum())}  # as it is compared
+    fields = [_field(connection, f"field{i}", table, name, role, arguments, found)
               for i, (name, role) in enumerate(roles.items())]  # fmt: skip
     times = _fetch(connection, "time").to_numpy() if timed else np.zeros(len(labels), np.int64)
-    time_unit = ORDER if unit == ORDER else "ms" if (times % 1000).any() else "s"  # whole seconds where they are
+    # Whole seconds where all are, which no part knows.
+    time_unit = ORDER if unit == ORDER else "ms" if part or (times % 1000).any() else "s"
     sides = (("user", arguments.user), ("item", arguments.item))
     options = {name: getattr(arguments, name) for name in OPTIONS} | given_options(arguments)
     times = times // 1000 if time_unit == "s" else times
     low, high = float(labels.min()), float(labels.max())
-    return RawRows(
+    raw = RawRows(
         fields, labels, times, threshold, low, high, arguments.user, arguments.item,
-        shown={side: _shown(fields, side, name) for side, name in sides if name is not None},
+        shown={side: _shown(fields, side, name) for side, name in sides if name is not None and not part},
         options=options | {"positive": threshold, "time_unit": unit},
         min_count=arguments.min_count, time_unit=time_unit, notes=notes,
-        read=read | {name: n for name, n in left_out.items() if n},
+        read=read | {name: n for name, n in left_out.items() if n}, found=found, part=part,
     )  # fmt: skip
+    return raw if part else checked(arguments, raw, table.called)
+
+
+def checked(arguments: Namespace, raw: RawRows, called: str) -> RawRows:
+    """The rows of all files, ``called`` so, with notes about what was changed; or a UserError where all labels are of
+    one class, or all bags are no bags."""
+    notes, (rows, positive) = list(raw.notes), (raw.found[name] for name in ("rows", "positive"))
+    ours = f"column '{arguments.label}': all {rows:,} labels are"
+    if arguments.label and positive == rows and None not in (arguments.user, arguments.item):
+        notes.append(f"{ours} positive ({raw.threshold:g} or more): enough for two_tower; autoint needs both classes")
+    elif arguments.label and positive in (0, rows):
+        raise UserError(f"{called}: {ours} {'positive' if positive else 'negative'} (positive is {raw.threshold:g} or "
+                        "more); add rows of the other class or another --positive")  # fmt: skip
+    for field in raw.fields:
+        column, *counts = f"column '{field.name}'", *(raw.found.get(f"{what} {field.name}", 0) for what in WHAT)
+        missing, spaced, dotted, filled, bracketed = counts
+        notes += read_as.id_notes(column, spaced, dotted)
+        if missing:
+            notes.append(f"{column}: {missing:,} of {rows:,} numbers are missing and become the mean")
+        if filled and filled == bracketed:
+            raise UserError(f"{called}, {column}: all bags are lists as text, in [ and ]; write their values with "
+                            "--bag-separator between them, or lists of Parquet")  # fmt: skip
+    return replace(raw, notes=notes)
 
 
 def _roles(arguments: Namespace) -> dict[str, Role]:
@@ -122,20 +156,13 @@ def _roles(arguments: Namespace) -> dict[str, Role]:
     return fields
 
 
-def _threshold(connection: Any, table: Table, arguments: Namespace, labels: np.ndarray, notes: list[str]) -> float:
-    """From which label on rows are positive; a note where all are."""
+def _threshold(connection: Any, table: Table, arguments: Namespace, labels: np.ndarray) -> float:
+    """From which label on rows are positive."""
     column, threshold = f"column '{arguments.label}'", 1.0 if arguments.positive is None else float(arguments.positive)
     other = np.flatnonzero((labels != 0) & (labels != 1))
     if arguments.positive is None and len(other):
         raise UserError(f"{_place(connection, table, int(other[0]))}, {column}: found {labels[other[0]]:g}, so labels "
                         "are not all 0 or 1; say with --positive from which number on they are positive")  # fmt: skip
-    positive = labels.astype(np.float32) >= threshold  # as they will be compared
-    found = f"{column}: all {len(labels):,} labels are"
-    if positive.all() and None not in (arguments.user, arguments.item):
-        notes.append(f"{found} positive ({threshold:g} or more): enough for two_tower; autoint needs both classes")
-    elif positive.all() or not positive.any():
-        raise UserError(f"{table.called}: {found} {'positive' if positive.all() else 'negative'} (positive is "
-                        f"{threshold:g} or more); add rows of the other class or another --positive")  # fmt: skip
     return threshold
 
 
@@ -161,35 +188,34 @@ def _fetch(connection: Any, expression: str) -> pa.ChunkedArray:
 
 
 def _field(
-    connection: Any, column: str, table: Table, name: str, role: Role, arguments: Namespace, notes: list[str]
+    connection: Any, column: str, table: Table, name: str, role: Role, arguments: Namespace, found: dict[str, int]
 ) -> RawField:
-    """A field as it was read; adds to the notes what was changed."""
-    called, kind = f"column '{name}'", role[0]
+    """A field as it was read; adds to ``found`` how many values are what ``checked`` asks about."""
+    called, kind, part = f"column '{name}'", role[0], vars(arguments).get("text_ids", False)
     if kind == "numerical":
         numbers = pa.array(_fetch(connection, column).to_numpy(), from_pandas=True)  # NaN becomes null
-        if missing := numbers.null_count:
-            notes.append(f"{called}: {missing:,} of {len(numbers):,} numbers are missing and become the mean")
+        found[f"missing {name}"] = numbers.null_count
         return RawField(name, *role, numbers, logarithm=name in arguments.log_numerical)
     if kind == "categorical":
-        notes += read_as.whole_column(connection, column, called)
+        found |= zip((f"spaced {name}", f"dotted {name}"), read_as.read_ids(connection, column, part), strict=True)
     # Rows as codes of distinct values: the text of a large file's column is more than one array can hold.
     codes = _fetch(connection, column).dictionary_encode("encode").combine_chunks()
     by = codes.indices.to_numpy().astype(np.int64)
     if kind == "categorical":
         return RawField(name, *role, codes.dictionary, by)
     separator = BETWEEN if table.column(name)[1].endswith("]") else arguments.bag_separator
-    lists = read_bags(codes.dictionary.to_pylist(), separator, arguments.na, f"{table.called}, {called}")
+    texts = codes.dictionary.to_pylist()
+    if separator != BETWEEN:
+        found |= zip((f"filled {name}", f"bracketed {name}"), bracketed(texts, arguments.na), strict=True)
+    lists = read_bags(texts, separator, arguments.na)
     lengths = np.array([len(values) for values in lists])
     if len(longest := np.flatnonzero(lengths[by] > MOST_VALUES)):
         row = _place(connection, table, int(longest[0]))
         raise UserError(f"{row}, {called}: a bag of {lengths[by[longest[0]]]:,} values, at most {MOST_VALUES} "
                         "are allowed; shorten it, or check --bag-separator")  # fmt: skip
     values = pa.array([value for one in lists for value in one], pa.string())
-    try:  # as integers if that loses nothing: no leading zero, sign or space in any of them
-        integers = values.cast(pa.int64())
-        values = integers if integers.cast(values.type).equals(values) else values
-    except pa.ArrowInvalid:
-        pass
+    if not part and (integers := whole_numbers(values)) is not None:
+        values = integers
     offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
     return RawField(name, *role, pa.ListArray.from_arrays(offsets, values), by)
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from jaxrec.data.codes import RawField, RawRows
+from jaxrec.data.clean.protocol import RawField, RawRows
 from jaxrec.sources.shared import Numbers, add_numbers
 
 HELP = "made-up clicks with a known best result; needs no raw data"

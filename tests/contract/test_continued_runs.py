@@ -18,7 +18,7 @@ from helpers import arrays, assert_same_arrays, assert_same_run, call, fails, sa
 from worlds import Clicks, Market, Ring, Sections, Shop, Worlds, kind_of, write_raw_rows, write_vectors
 
 from jaxrec import config as configuration
-from jaxrec.data.codes import RawRows
+from jaxrec.data.clean.protocol import RawRows
 from jaxrec.data.dataset import open_dataset
 from jaxrec.data.store import checksum, write_sealed
 from jaxrec.run import open_run

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -244,59 +244,43 @@ def test_other_work_is_begun_anew(tmp_path: Path, capsys: pytest.CaptureFixture[
     (["--shards=2"], "--shards: belongs to --engine ray; add that or leave this out"),
     (["--engine=ray", "--shards=0"], "--shards: '0': expected a whole number from 1 to 4096"),
     (["--engine=ray", "--raw=-"], "--raw -: --engine ray reads files, .*or leave --engine out"),
+    (["--engine=ray", "--raw=nowhere.csv"], r"nowhere.csv: cannot be read or unpacked \(No such file"),
 ])  # fmt: skip
 def test_options_that_are_refused(
     argv: list[str], names: str, log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    raw = [] if "--raw=-" in argv else ["--raw", log]
+    raw = [] if "--raw" in argv[-1] else ["--raw", log]
     fails(capsys, "prepare", *EVENTS, *raw, "--out", tmp_path / "out", *argv, names=names)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_rows_and_missing_packages(
-    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    fails(
-        capsys,
-        "prepare",
-        "rows-synthetic",
-        "--out",
-        tmp_path / "out",
-        *RAY,
-        names="rows-synthetic is a source of rows; leave it out, or choose a source of sessions: .*events, merrec,",
-    )
-    monkeypatch.setitem(sys.modules, "ray", None)
-    fails(
-        capsys,
-        "prepare",
-        *EVENTS,
-        "--raw",
-        log,
-        "--out",
-        tmp_path / "out",
-        *RAY,
-        names=r"needs Ray, which is not installed; pip install 'jaxrec\[cluster\]'",
-    )
+@pytest.mark.parametrize(("missing", "names"), [
+    ("package", r"needs Ray, which is not installed; pip install 'jaxrec\[cluster\]'"),
+    ("address", r"RAY_ADDRESS 127.0.0.1:1: no Ray answers there \(.*refused\); start one with 'ray start"),
+])  # fmt: skip
+def test_where_there_is_no_ray(
+    missing: str, names: str, log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    if missing == "package":
+        monkeypatch.setitem(sys.modules, "ray", None)
+    else:
+        monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+        monkeypatch.setattr("ray.is_initialized", lambda: False)
+    fails(capsys, "prepare", *EVENTS, "--raw", log, "--out", tmp_path / "out", *RAY, names=names)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_address_at_which_no_ray_answers(
-    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    monkeypatch.setattr("ray.is_initialized", lambda: False)
-    fails(
-        capsys,
-        "prepare",
-        *EVENTS,
-        "--raw",
-        log,
-        "--out",
-        tmp_path / "out",
-        *RAY,
-        names=r"RAY_ADDRESS 127.0.0.1:1: no Ray answers there \(.*refused\); start one with 'ray start",
-    )
-    assert list(tmp_path.iterdir()) == []
+def killed_at(folder: Path, pieces: Sequence[str], argv: Sequence[object]) -> None:
+    """Begin to make ``out`` as often as there are pieces, and kill the process as soon as the next one is there."""
+    for piece in pieces:
+        process = spawn("prepare", *argv)
+        while not (folder / ".out.work" / piece).is_file():
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.kill()
+        process.communicate()
+        assert not (folder / "out").exists()
 
 
 @pytest.mark.slow
@@ -305,14 +289,7 @@ def test_a_process_that_is_killed_goes_on(tmp_path: Path) -> None:
     pq.write_table(table(3, 40_000), raw)
     argv = (*EVENTS, "--raw", raw, "--out", tmp_path / "out", *RAY, "--shards=6", "--workers=1")
     place = tmp_path / ".out.work"
-    for piece in ("shard-1/count_items.json", "shard-3/rank_sessions.json", "shard-2/write_runs.json"):
-        process = spawn("prepare", *argv)
-        while not (place / piece).is_file():
-            assert process.poll() is None
-            time.sleep(0.02)
-        process.kill()
-        process.communicate()
-        assert not (tmp_path / "out").exists()
+    killed_at(tmp_path, ("shard-1/count_items.json", "shard-3/rank_sessions.json", "shard-2/write_runs.json"), argv)
     kept = {file: file.stat().st_mtime_ns for file in place.rglob("*.json")}
     assert len(kept) > 20
     status, _, err = run_process("prepare", *argv)

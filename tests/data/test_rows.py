@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from worlds import Clicks, Worlds
 
-from jaxrec.data.codes import RawField, RawRows, write_rows
+from jaxrec.data.clean.protocol import RawField, RawRows
+from jaxrec.data.clean.rows import write_rows
 from jaxrec.data.dataset import RowsDataset, open_dataset
 from jaxrec.data.store import staging, write_manifest
 from jaxrec.errors import UserError

@@ -112,9 +112,11 @@ LABEL, FIELD = ["--label", "clicked"], ["--categorical", "brand"]
     (FIELD, "--label: not given, .*needs --user and --item"),
     ([*LABEL, "--user", "uid", "--item", "item", "--item-fields", "uid"], "--item-fields uid: "),
     ([*LABEL, "--bag", "genres"], "row 2, column 'genres': a bag of 300 values"),
+    ([*LABEL, "--bag", "gender"], "column 'gender': all bags are lists as text, in . and .; write their values with"),
 ])  # fmt: skip
 def test_what_rows_refuses(argv: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    raw = write(tmp_path / "c.csv", CLICKS.replace("Comedy", "x|" * 300))
+    lists = CLICKS.replace(",M,", ",[M],").replace(",F,", ",[F],")
+    raw = write(tmp_path / "c.csv", lists.replace("Comedy", "x|" * 300))
     fails(capsys, "prepare", "rows", "--raw", raw, "--out", tmp_path / "deep" / "out", *argv, names=message)
     assert list(tmp_path.iterdir()) == [raw]  # nothing half-written
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxrec.cli.command import Parser
-from jaxrec.data.codes import RawRows
+from jaxrec.data.clean.protocol import RawRows
 from jaxrec.personas import personas_synthetic as source
 
 SMALL = ["--customers=600", "--products=30", "--purchases=4", "--seed=3"]

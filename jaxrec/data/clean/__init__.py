@@ -1,1 +1,1 @@
-"""Cleaning: from events as they were read to the splits of a data set, in DuckDB."""
+"""Cleaning: from events as they were read to the splits of a data set, in DuckDB; and from rows to their numbers."""

@@ -1,4 +1,5 @@
-"""Reading in parts: several Ray tasks read raw files, each some of them, and deal their events to shards.
+"""Reading in parts: several Ray tasks read raw files, each some of them, and deal their events to shards. Rows are read
+in such parts as well, see ``row_shards``.
 
 What depends on all files is agreed on: the unit of times is that of the first part, and where the item ids of one part
 are text, those of all are. So the events are those that one process would have read.
@@ -53,22 +54,12 @@ def read_parts(
     update: Callable[..., None],
 ) -> tuple[Raw, Parts]:  # fmt: skip
     """Read and deal ``files``, each with its bytes."""
-    groups = [[files[number][0] for number in numbers] for numbers in group([size for _, size in files])]
-    parts = [_arguments(arguments, names) for names in groups]
+    parts = cut(arguments, files)
 
     def deal_parts(numbers: Sequence[int]) -> list[dict[str, Any]]:
-        calls = {f"part {n + 1} of {len(parts)}": (read, parts[n], shards, work, n, machine) for n in numbers}
-        results = dict[str, Any]()
-        for name, result in machine.cluster.each(read_part, calls, UserError, machine.threads):
-            results[name] = result
-            update(0.3 / len(parts))
-        return [results[name] for name in calls]
+        return run_parts(read_part, parts, numbers, (read, shards, work, machine), machine, update)
 
-    found = deal_parts([0])
-    for part in parts[1:]:
-        if (unit := found[0]["raw"]["time_unit"]) is not None and part.time_format is None:
-            part.time_unit = unit
-    found += deal_parts(range(1, len(parts)))
+    found = with_one_unit(deal_parts, parts)
     if any(one["item"] == TEXT for one in found):
         again = [number for number, one in enumerate(found) if one["item"] != TEXT]
         for number in again:
@@ -80,25 +71,56 @@ def read_parts(
     return _together(raws, len(files)), Parts(tuple(parts), (0, *ends[:-1]))
 
 
-def _arguments(arguments: Namespace, names: Sequence[str]) -> Namespace:
-    part = copy.copy(arguments)
-    part.raw, part.text_ids = list(names), False
-    return part
+def cut(arguments: Namespace, files: Sequence[tuple[str, int]], text_ids: bool = False) -> list[Namespace]:
+    """The arguments of each part of ``files``, each with its bytes."""
+    parts = []
+    for numbers in group([size for _, size in files]):
+        parts.append(copy.copy(arguments))
+        parts[-1].raw, parts[-1].text_ids = [files[number][0] for number in numbers], text_ids
+    return parts
+
+
+def run_parts(
+    task: Callable[..., dict[str, Any]], parts: Sequence[Namespace], numbers: Sequence[int], given: Sequence[Any],
+    machine: Machine, update: Callable[..., None],
+) -> list[dict[str, Any]]:  # fmt: skip
+    """What a task finds in the parts ``numbers``; its arguments are those of a part, its number, and what is given."""
+    calls = {f"part {number + 1} of {len(parts)}": (parts[number], number, *given) for number in numbers}
+    results = dict[str, Any]()
+    for name, result in machine.cluster.each(task, calls, UserError, machine.threads):
+        results[name] = result
+        update(0.3 / len(parts))
+    return [results[name] for name in calls]
+
+
+def with_one_unit(
+    run: Callable[[Sequence[int]], list[dict[str, Any]]], parts: Sequence[Namespace]
+) -> list[dict[str, Any]]:
+    """What ``run`` finds in all parts, those behind the first one with the ``unit`` of times that this has found."""
+    found = run([0])
+    for part in parts[1:]:
+        if (unit := found[0]["unit"]) is not None and part.time_format is None:
+            part.time_unit = unit
+    return found + run(range(1, len(parts)))
 
 
 def _together(raws: Sequence[Raw], files: int) -> Raw:
     """What the parts are as one."""
-    counts = [one.read or {} for one in raws]
-    totals = {name: sum(one.get(name, 0) for one in counts) for name in COUNTS}
-    read = {name: count for name, count in totals.items() if any(name in one for one in counts)}
+    read = read_together([one.read or {} for one in raws])
     first = raws[0].name.partition(" and ")[0] if files > 1 else raws[0].name
     name = f"{first} and {files - 1:,} more" if files > 1 else first
     notes = [f"{one.name}: {note}" if len(raws) > 1 else note for one in raws for note in one.notes]
     return replace(raws[0], name=name, read=read, notes=notes, dropped=added([one.dropped for one in raws]))
 
 
+def read_together(counts: Sequence[dict[str, int]]) -> dict[str, int]:
+    """What was read of all parts, as the manifest has it."""
+    totals = {name: sum(one.get(name, 0) for one in counts) for name in COUNTS}
+    return {name: count for name, count in totals.items() if any(name in one for one in counts)}
+
+
 def read_part(
-    read: Reader, arguments: Namespace, shards: int, work: Path, part: int, machine: Machine
+    arguments: Namespace, part: int, read: Reader, shards: int, work: Path, machine: Machine
 ) -> dict[str, Any]:
     """A task: read a part of the files and deal its events."""
     place, name = part_place(work, part), "text" if arguments.text_ids else "read"
@@ -107,7 +129,8 @@ def read_part(
     with scratch(place) as made, machine.connect(place / made.name / "spill") as connection:
         raw = read(connection, arguments)
         (kind,) = fetch_row(connection, "SELECT any_value(typeof(item)) FROM raw")
-        about = {"raw": asdict(replace(raw, extras=None)), "item": kind, "rows": raw.read["rows"] if raw.read else 0}
+        about = {"raw": asdict(replace(raw, extras=None)), "item": kind, "unit": raw.time_unit,
+                 "rows": raw.read["rows"] if raw.read else 0}  # fmt: skip
         deal(connection, raw, shards, work, part, name, about)
     return about
 

@@ -1,14 +1,18 @@
-"""What the cleaning pipeline is given: the choices of preprocessing, and what a source has read."""
+"""What a source has read, sessions of events or rows, and the choices of preprocessing that sessions have."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+
+from jaxrec.data.dataset import Field
 from jaxrec.errors import UserError, shown
 
 DAY = 24 * 60 * 60 * 1000  # ms
@@ -70,3 +74,70 @@ def duration(text: str) -> int:
     if match is None or not float(match[1]):
         raise UserError(f"--session-gap {shown(text)}: expected a time such as 30m, with one of s, m, h, d")
     return round(float(match[1]) * UNITS[match[2]])
+
+
+# ---- rows ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RawField:
+    """A field as a source finds it; ``name``, ``kind``, ``side`` and ``logarithm`` as in ``dataset.Field``."""
+
+    name: str
+    kind: str
+    side: str
+    values: pa.Array  # integers or text (categorical), lists of text (bag), numbers (numerical); None is unknown
+    by: np.ndarray | None = None  # int[n], which of the values each row has; None: there is one a row
+    logarithm: bool = False
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """Rows that may not fit in memory, with vocabularies that the source has made."""
+
+    fields: list[Field]
+    vocabularies: dict[str, pa.Table]  # by coded field, as in the dataset directory
+    rows: int
+    # The next rows each: rating, time, and field0 … with raw values, those of coded fields of their vocabulary's type.
+    tables: Callable[[], Iterable[pa.Table]]
+
+
+@dataclass(frozen=True)
+class Coded:
+    """Rows that are encoded, block by block."""
+
+    fields: list[Field]
+    vocabularies: dict[str, pa.Table]  # by coded field, as in the dataset directory
+    rows: int
+    blocks: Iterable[tuple[np.ndarray, ...]]  # columns, numbers, ratings and times of the next rows
+    shown: Callable[[str, np.ndarray], pa.Table | None] | None = (
+        None  # of a side, at int64[m] rows, in the place of RawRows'
+    )
+
+
+@dataclass(frozen=True)
+class RawRows:
+    """What a source of rows has read; ``threshold``, ``low`` and ``high`` as in ``dataset.Schema``."""
+
+    fields: list[RawField]  # in the order of the columns to be
+    ratings: np.ndarray  # float[n]
+    times: np.ndarray  # int64[n], in time_unit; all 0 where there are none
+    threshold: float
+    low: float
+    high: float
+    user: str | None = None  # the names of the fields that identify them
+    item: str | None = None
+    # For user and item: a table whose column of that field's name holds the raw id, with what is to be shown of it.
+    shown: dict[str, pa.Table] = field(default_factory=dict)
+    calendar: dict[str, str] = field(default_factory=dict)  # fields of a row's year, month or decade, UTC
+    options: dict[str, Any] = field(default_factory=dict)  # the source's choices, for the manifest
+    min_count: int = 1  # values of fewer rows are unknown
+    extras: dict[str, Any] = field(default_factory=dict)  # more entries of the manifest
+    write: Callable[[Path], list[str]] | None = None  # writes more files into a folder, and returns their names
+    time_unit: str = "s"  # s or ms since 1970, or order: counters
+    notes: list[str] = field(default_factory=list)  # what the user should know of how the files were read
+    read: dict[str, int] | None = None  # how many rows and files were read, for the manifest; None where nothing was
+    streamed: Streamed | None = None  # in the place of fields, ratings and times
+    coded: Coded | None = None  # once they are encoded
+    found: dict[str, int] = field(default_factory=dict)  # of a part of the rows: counts that decide once added up
+    part: bool = False  # of a part: text may be whole numbers yet, and ms whole seconds, as all parts together say

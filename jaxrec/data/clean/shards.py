@@ -168,6 +168,22 @@ def write_runs(connection: Any, raw: Raw, firsts: Sequence[int], folder: Path) -
     return {}
 
 
+def run_shards(
+    task: Callable[..., Any], name: str, calls: Sequence[Sequence[Any]], work: Path, machine: Machine,
+    update: Callable[..., None],
+) -> list[Any]:  # fmt: skip
+    """The results of the piece ``name`` of each shard, which a task makes from the directory of the work, the shard's
+    number and its call; finished ones are not made again. ``update`` is that of jaxrec.cli.command.progress."""
+    results, shards = [finished(shard_place(work, shard), name) for shard in range(len(calls))], len(calls)
+    missing = {f"shard {shard} of {shards}": shard for shard, result in enumerate(results) if result is None}
+    given = {called: (work, shard, *calls[shard]) for called, shard in missing.items()}
+    answers = machine.cluster.each(task, given, cpus=machine.threads)
+    for left, (called, result) in enumerate(answers, 1 - len(missing)):
+        results[missing[called]] = result
+        update(0, note=f"{name.replace('_', ' ')}, {shards + left} of {shards} shards")
+    return results
+
+
 class Shards:
     """The engine ``ray``."""
 
@@ -176,7 +192,7 @@ class Shards:
         update: Callable[..., None],
     ) -> None:  # fmt: skip
         self.connection, self.work, self.shards, self.offsets = connection, work, shards, offsets
-        self.machine, self.update = machine, update  # of jaxrec.cli.command.progress
+        self.machine, self.update = machine, update
         self.owners = self.split_of = self.sizes = np.zeros(0, np.int64)
 
     def each(self, step: Callable[..., Numbers], *arguments: Any) -> list[Numbers]:
@@ -186,15 +202,8 @@ class Shards:
 
     def run(self, step: Callable[..., Numbers], arguments: Sequence[Sequence[Any]]) -> list[Numbers]:
         """Run a step on each shard with arguments of its own; finished ones are not run again."""
-        results = [finished(shard_place(self.work, shard), step.__name__) for shard in range(self.shards)]
-        missing = {f"shard {shard} of {self.shards}": shard for shard, result in enumerate(results) if result is None}
-        calls = {name: (self.work, shard, self.offsets, self.machine, step, arguments[shard])
-                 for name, shard in missing.items()}  # fmt: skip
-        answers = self.machine.cluster.each(run_step, calls, cpus=self.machine.threads)
-        for left, (name, numbers) in enumerate(answers, 1 - len(missing)):
-            results[missing[name]] = numbers
-            self.update(0, note=f"{step.__name__.replace('_', ' ')}, {self.shards + left} of {self.shards} shards")
-        return results
+        calls = [(self.offsets, self.machine, step, one) for one in arguments]
+        return run_shards(run_step, step.__name__, calls, self.work, self.machine, self.update)
 
     def merge(self, table: str, into: str, amount: str) -> None:
         self.connection.execute(

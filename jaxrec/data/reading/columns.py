@@ -72,10 +72,13 @@ def _empty(na: Sequence[str] | None) -> str:
 
 
 def whole_column(connection: Any, name: str, called: str, text_ids: bool = False) -> list[str]:
-    """Cut the spaces of a text column of ``raw`` off, and make it int64 where that loses nothing, unless they are to
-    stay ``text_ids``; '' becomes NULL.
+    """``read_ids``; notes for the user, who knows the column as ``called``, about what was changed."""
+    return id_notes(called, *read_ids(connection, name, text_ids))
 
-    Returns notes for the user, who knows the column as ``called``, about what was changed.
+
+def read_ids(connection: Any, name: str, text_ids: bool = False) -> tuple[int, int]:
+    """Cut the spaces of a text column of ``raw`` off, and make it int64 where that loses nothing, unless they are to
+    stay ``text_ids``; '' becomes NULL. Returns of how many values spaces were cut off, and how many were .0 as well.
     """
     text = f"nullif({trimmed(name)}, '')"
     digits = undotted(text)
@@ -86,14 +89,18 @@ def whole_column(connection: Any, name: str, called: str, text_ids: bool = False
         f"coalesce(bool_and(({integer(digits)}) IS NOT NULL OR {text} IS NULL), true) FROM raw",
     )
     whole = whole and not text_ids
-    notes = [f"{called}: spaces around {spaced:,} values are cut off"] if spaced else []
-    if whole and dotted:
-        notes.append(f"{called}: whole numbers written with .0 in {dotted:,} rows are read as integers")
     # TRY_CAST, as the rows that were left out are still looked at.
     kind, value = ("BIGINT", f"TRY_CAST({digits} AS BIGINT)") if whole else (TEXT, text)
     if whole or spaced or empty:
         connection.execute(f"ALTER TABLE raw ALTER {name} TYPE {kind} USING {value}")
-    return notes
+    return spaced, dotted if whole else 0
+
+
+def id_notes(called: str, spaced: int, dotted: int) -> list[str]:
+    """Notes about as many values as ``read_ids`` returns."""
+    notes = [f"{called}: spaces around {spaced:,} values are cut off"] if spaced else []
+    dots = f"{called}: whole numbers written with .0 in {dotted:,} rows are read as integers"
+    return [*notes, dots] if dotted else notes
 
 
 def session_field(table: Table, columns: Sequence[str], na: Sequence[str] | None) -> Field:
@@ -238,15 +245,17 @@ def times_line(manifest: dict[str, Any]) -> list[str]:
     return [f"times: {' to '.join(ends)} UTC"] if ends else []
 
 
-def read_bags(
-    texts: Sequence[str | None], separator: str, na: Sequence[str] | None, called: str
-) -> list[list[str | None]]:
+def read_bags(texts: Sequence[str | None], separator: str, na: Sequence[str] | None) -> list[list[str | None]]:
     """The values of each distinct text of a column, ``separator`` between them; one None, the unknown value, where
     there are none."""
     nothing = {"", *(one.strip() for one in na or ())}
-    filled = [text.strip() for text in texts if text and text.strip() not in nothing]
-    if filled and separator != BETWEEN and all(text[0] + text[-1] == "[]" for text in filled):
-        raise UserError(f"{called}: found {shown(filled[0])}, a list as text; write its values with --bag-separator "
-                        "between them, or lists of Parquet")  # fmt: skip
     split = ([one.strip() for one in (text or "").split(separator)] for text in texts)
     return [[one for one in values if one not in nothing] or [None] for values in split]
+
+
+def bracketed(texts: Sequence[str | None], na: Sequence[str] | None) -> tuple[int, int]:
+    """Of the distinct texts of a column of bags how many are something, and how many of these a list as Python writes
+    it, such as ['a', 'b']: where all are, none of them is a bag."""
+    nothing = {"", *(one.strip() for one in na or ())}
+    filled = [text.strip() for text in texts if text and text.strip() not in nothing]
+    return len(filled), sum(text[0] + text[-1] == "[]" for text in filled)

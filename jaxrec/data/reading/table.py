@@ -111,7 +111,8 @@ def file_state(file: Place) -> tuple[int, str]:
     if isinstance(file, str):
         ((_, size, version),) = find_objects(file)
         return size, version
-    state = file.stat()
+    with unpacking(file):
+        state = file.stat()
     return state.st_size, str(state.st_mtime_ns)
 
 
