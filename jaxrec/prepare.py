@@ -183,14 +183,13 @@ def _summary(manifest: dict[str, Any]) -> list[str]:
 
 
 def _parser(sources: dict[str, Any], named: str = "") -> argparse.ArgumentParser:
-    """The command's parser. Where a source is ``named``, the others get no options: to make those of all takes a third
-    of a small preparation's time."""
+    """The command's parser; of one source alone, where it is ``named``: those of all take a third of a small
+    preparation's time."""
     parser = Parser(prog="python -m jaxrec.prepare", description=DESCRIPTION)
     commands = parser.add_subparsers(dest="source", required=True, metavar="SOURCE", parser_class=Parser)
-    for name, source in sources.items():
+    for name in [named] if named in sources else sources:
+        source = sources[name]
         sub = commands.add_parser(name, help=source.HELP, description=source.HELP[0].upper() + source.HELP[1:] + ".")
-        if named in sources and name != named:
-            continue
         source.add_arguments(sub)
         sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="the dataset directory to make")
         sub.add_argument("--overwrite", action="store_true", help="replace an existing dataset directory at --out")
