@@ -61,7 +61,7 @@ def main(argv: Sequence[str]) -> None:
     """Run the command."""
     started = time.perf_counter()
     sources = find_sources([word for word in argv[:1] if re.fullmatch(r"[A-Za-z_]\w*(\.\w+)+", word)])
-    arguments = _parser(sources, *argv[:1]).parse_args(argv)
+    arguments = _parser(sources).parse_args(argv)
     source, given = sources[arguments.source], vars(arguments)
     by_time = given.get("split", getattr(source, "SPLIT", None)) != LEAVE_ONE_OUT
     default = Cleaning(**getattr(source, "DEFAULTS", {}))
@@ -182,13 +182,10 @@ def _summary(manifest: dict[str, Any]) -> list[str]:
     return lines + (optimum_lines(manifest.get("optimum"), [20]) if typed else [])
 
 
-def _parser(sources: dict[str, Any], named: str = "") -> argparse.ArgumentParser:
-    """The command's parser; of one source alone, where it is ``named``: those of all take a third of a small
-    preparation's time."""
+def _parser(sources: dict[str, Any]) -> argparse.ArgumentParser:
     parser = Parser(prog="python -m jaxrec.prepare", description=DESCRIPTION)
     commands = parser.add_subparsers(dest="source", required=True, metavar="SOURCE", parser_class=Parser)
-    for name in [named] if named in sources else sources:
-        source = sources[name]
+    for name, source in sources.items():
         sub = commands.add_parser(name, help=source.HELP, description=source.HELP[0].upper() + source.HELP[1:] + ".")
         source.add_arguments(sub)
         sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="the dataset directory to make")
