@@ -20,7 +20,8 @@ os.environ["XLA_FLAGS"] = (
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxrec-tests-")
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+# Also the smallest, of which there are thousands: to read one takes half as long as to compile it.
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"  # lowering notes where each operation stands: a tenth of the time
 
 import gc
@@ -30,6 +31,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 from helpers import ROOT, SYNTHETIC, call, write_config
 from matplotlib.figure import Figure
@@ -70,8 +72,9 @@ def script() -> Any:
 
 @pytest.fixture(scope="session", autouse=True)
 def slow_and_pretty() -> Iterator[None]:
-    """What takes ten seconds on a slow machine prints the same as on a fast one; and pictures, which a tenth of the
-    time would go to, are drawn coarsely and without fitting the texts in, where a test is not about them."""
+    """What takes ten seconds on a slow machine prints the same as on a fast one; pictures, which a tenth of the time
+    would go to, are drawn coarsely and without fitting the texts in, where a test is not about them; and programs that
+    a long search or replay would drop, to save memory, stay for the tests that follow."""
     draw = Figure.savefig
 
     def coarsely(figure: Figure, *args: Any, **options: Any) -> None:
@@ -81,6 +84,7 @@ def slow_and_pretty() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(command, "EVERY", 1e6)
         patch.setattr(Figure, "savefig", coarsely)
+        patch.setattr(jax, "clear_caches", lambda: None)
         yield
 
 

@@ -23,6 +23,9 @@ ROOT = Path(__file__).resolve().parent.parent
 BLOCK = ("--optimizer.clip_norm", "1", "--training.steps_per_block", "20")
 """Of 20 steps, with a norm that all processes have to agree on."""
 
+CACHE: dict[str, object] = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": 0.1}
+"""Hosts compile the same small programs at the same moment: one would read a file that another has begun to write."""
+
 
 def free_port() -> int:
     """One that nothing listens at."""
@@ -35,7 +38,7 @@ def start(
     words: Sequence[object], paths: Sequence[Path] = (), environment: dict[str, object] | None = None
 ) -> subprocess.Popen[str]:
     """A Python process with the package of this checkout, or of another place in ``paths``; warnings are errors."""
-    more = {name: str(value) for name, value in (environment or {}).items()}
+    more = {name: str(value) for name, value in (CACHE | (environment or {})).items()}
     path = os.pathsep.join(map(str, [*paths, ROOT, ROOT / "tests"]))
     return subprocess.Popen(
         [sys.executable, "-W", "error", *map(str, words)], text=True, env=os.environ | {"PYTHONPATH": path} | more,

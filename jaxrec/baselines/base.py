@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import ValidationError, create_model
 
 from jaxrec.cli.command import pairs
-from jaxrec.config.sections import Section
+from jaxrec.config.sections import SOURCELESS, Section
 from jaxrec.data.dataset import Sessions
 from jaxrec.errors import UserError, explained, nearest
 
@@ -44,7 +44,7 @@ def _parse(text: str, known: Known, option: str) -> Choice:
     values = pairs(f"{option} {name}:", rest.split(",") if rest else ())
     fields: dict[str, Any] = {one.name: (one.annotation, one.default) for one in _parameters(known[name])}
     try:
-        section = create_model(name, __base__=Section, **fields)
+        section = create_model(name, __base__=Section, __cls_kwargs__=SOURCELESS, **fields)
         parameters: dict[str, Any] = section.model_validate(values).model_dump(mode="json")
     except ValidationError as error:
         names = ", ".join(fields) or "none"

@@ -28,9 +28,9 @@ from pydantic.fields import FieldInfo
 
 from jaxrec.cli.text import parse_yaml, read_yaml
 from jaxrec.config import files, sections
+from jaxrec.config.sections import SOURCELESS, LossConfig, ModelConfig, Section
 from jaxrec.config.sections import Config as Config
 from jaxrec.config.sections import EvaluationConfig as EvaluationConfig
-from jaxrec.config.sections import LossConfig, ModelConfig, Section
 from jaxrec.config.sections import MeshConfig as MeshConfig
 from jaxrec.config.sections import OptimizerConfig as OptimizerConfig
 from jaxrec.errors import UserError, explained, listed, nearest, shown
@@ -308,7 +308,7 @@ def _experiment(model: type[ModelConfig], loss: type[LossConfig], optimizer: typ
     kinds = {"model": model, "loss": loss, "optimizer": optimizer}
     parts = {name: section_of(model, name, kinds.get(name)) for name in Config.model_fields}
     fields = {name: (part, ... if name == "data" else Field(default_factory=part)) for name, part in parts.items()}
-    return create_model("Config", __base__=Config, **fields)  # type: ignore[call-overload]
+    return create_model("Config", __base__=Config, __cls_kwargs__=SOURCELESS, **fields)  # type: ignore[call-overload]
 
 
 @cache
@@ -326,7 +326,7 @@ def section_of(model: type[ModelConfig], name: str, kind: type[Section] | None =
     if more is None and not changed:
         return whole
     bases = whole if more is None else (more, whole)
-    return create_model(whole.__name__, __base__=bases, __doc__=whole.__doc__, **changed)
+    return create_model(whole.__name__, __base__=bases, __doc__=whole.__doc__, __cls_kwargs__=SOURCELESS, **changed)
 
 
 def all_sections() -> Iterator[tuple[str, str, type[Section]]]:

@@ -47,6 +47,10 @@ class Section(BaseModel):
         return section
 
 
+SOURCELESS = {"use_attribute_docstrings": False}
+"""Of a section made at run time: pydantic would look for its source in every frame, and the frame's in every module."""
+
+
 class DataConfig(Section):
     path: Annotated[str, AfterValidator(lambda path: check_path("data.path", path))]
     """Dataset directory, as written by python -m jaxrec.prepare."""

@@ -35,7 +35,7 @@ EVENTS = ("events", "--session=u", "--item=i", "--time=t", "--min-item-support=3
 RAY = ("--engine=ray", "--threads=1")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ray_here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Ray with two processes, in which sentence-transformers is the stand-in of ``test_text``."""
     fake = tmp_path_factory.mktemp("fake")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -16,6 +17,14 @@ from helpers import assert_same_arrays, steps_of
 from jaxrec.errors import UserError
 from jaxrec.training.checkpoint import Checkpoints
 from jaxrec.training.state import TrainState
+
+
+@pytest.fixture(scope="module", autouse=True)
+def frozen() -> Iterator[None]:
+    """Damage ends in collecting garbage, for which all that earlier tests left would be looked through: a second."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def state(step: int, averaged: bool = False) -> TrainState:
