@@ -257,7 +257,8 @@ class MERRec(base.Model):
         else:
             rows, texts = tables.whole("item")[constants.trained] if self.has_items else None, None
             if self.has_text:
-                texts = look_up(project(params["match"], known.names, on), known.name_of[constants.trained])
+                of_names = project(params["match"], rounded(known.names, jnp.bfloat16), on)
+                texts = look_up(of_names, known.name_of[constants.trained])
             columns = self._columns(params, rows, texts, new_key)
             total = self._loss(queries, columns, constants.place[block.target], weight, None, on)
         return total / len(block.target), (carry, total)
