@@ -78,5 +78,5 @@ def read(connection: Any, arguments: Namespace) -> Raw:
     options |= {name: value for name, value in newer.items() if value} | given_options(arguments)
     return Raw(
         table.called, options, further=further, notes=notes, leave_one_out=loo, counters=counters,
-        time_unit=unit, read=read, dropped=dropped,
+        time_unit=unit, read=read, dropped=dropped, columns=table.columns,
     )  # fmt: skip

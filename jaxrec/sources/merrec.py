@@ -135,7 +135,7 @@ def read(connection: Any, arguments: Namespace, listings: Path | None = None) ->
 
     return Raw(
         table.called, options | shared.given_options(arguments), event_types=tuple(types), notes=notes, extras=extras,
-        counters=unit == ORDER, time_unit=unit, read=read, dropped=dropped,
+        counters=unit == ORDER, time_unit=unit, read=read, dropped=dropped, columns=table.columns,
     )  # fmt: skip
 
 

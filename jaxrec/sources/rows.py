@@ -98,6 +98,7 @@ def read(connection: Any, arguments: Namespace) -> RawRows:
         options=options | {"positive": threshold, "time_unit": unit},
         min_count=arguments.min_count, time_unit=time_unit, notes=notes,
         read=read | {name: n for name, n in left_out.items() if n}, found=found, part=part,
+        columns=table.columns,
     )  # fmt: skip
     return raw if part else checked(arguments, raw, table.called)
 

@@ -115,4 +115,4 @@ def read_published(
     """Fill the table ``raw`` from files of ``--raw`` whose columns are known; see ``protocol.Raw``."""
     table = open_raw(connection, arguments, **options)
     read, _, _ = load(connection, table, fields)
-    return Raw(table.called, given_options(arguments), time, date, read=read)
+    return Raw(table.called, given_options(arguments), time, date, read=read, columns=table.columns)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 import signal
 import sys
 import time
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv as csv
 import pyarrow.parquet as pq
 import pytest
 from helpers import call, fails, run_process, spawn
@@ -135,6 +137,23 @@ def test_files_are_read_apart_and_agree(tmp_path: Path, monkeypatch: pytest.Monk
     found = both(data, *EVENTS, "--raw", raw)
     ids = pq.read_table(pa.BufferReader(found["items.parquet"]))["item"].to_pylist()
     assert "7.0" in ids and "x7" in ids and b'"blank_lines": 3' in found["manifest.json"]
+
+
+@pytest.mark.usefixtures("ray_here")
+@pytest.mark.parametrize("source", [EVENTS, ("rows", "--user=u", "--item=i", "--time=t")], ids=["events", "rows"])
+def test_files_that_are_read_apart_have_the_same_columns(
+    source: Sequence[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for number, names in enumerate(("uit", "uit", "tiu")):
+        csv.write_csv(table(number).select(list(names)), raw / f"{number}.csv")
+    monkeypatch.setattr(parts, "LEAST", 1000)
+    for engine in ((), RAY):
+        assert call("prepare", *source, "--raw", raw, "--out", tmp_path / "out", *engine) == 2
+        *_, line = capsys.readouterr().err.splitlines()
+        assert re.search(r"2.csv: column '[tu]' is not in .*0.csv, or of another type or in another place th", line)
+        assert not (tmp_path / "out").exists()
 
 
 def test_sessions_of_runs_are_merged_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,10 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxrec.data.clean.pipeline import added
-from jaxrec.data.clean.protocol import Raw
+from jaxrec.data.clean.protocol import Raw, RawRows
 from jaxrec.data.clean.shards import Machine, Shards, deal, parquet_rows, part_place
 from jaxrec.data.clean.steps import latest_items, make_latest
 from jaxrec.data.reading.duck import TEXT, fetch_row, quoted
+from jaxrec.data.reading.table import check_columns
 from jaxrec.data.work import finish, finished, scratch
 from jaxrec.errors import UserError
 
@@ -67,6 +68,7 @@ def read_parts(
         for number, result in zip(again, deal_parts(again), strict=True):
             found[number] = result
     raws = [Raw(**one["raw"]) for one in found]
+    check_parts(parts, raws)
     ends = np.cumsum([one["rows"] for one in found]).tolist()
     return _together(raws, len(files)), Parts(tuple(parts), (0, *ends[:-1]))
 
@@ -78,6 +80,14 @@ def cut(arguments: Namespace, files: Sequence[tuple[str, int]], text_ids: bool =
         parts.append(copy.copy(arguments))
         parts[-1].raw, parts[-1].text_ids = [files[number][0] for number in numbers], text_ids
     return parts
+
+
+def check_parts(parts: Sequence[Namespace], raws: Sequence[Raw | RawRows]) -> None:
+    """Refuse files with other columns than those of the first part; within a part they are the same."""
+    (first, expected), *others = [({name: tuple(one) for name, one in (raw.columns or {}).items()}, part.raw[0])
+                                  for part, raw in zip(parts, raws, strict=True)]  # fmt: skip
+    for columns, file in others:
+        check_columns(file, columns, expected, first)
 
 
 def run_parts(

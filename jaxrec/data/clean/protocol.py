@@ -22,6 +22,10 @@ OPTIONAL = ("drop_duplicates", "session_gap")  # data sets of earlier versions d
 SHORTEST = 3  # events of a user of whom two are held out
 
 
+Columns = dict[str, tuple[str, str]]
+"""SQL and type of each column of a raw file, by name; see ``reading.table.Table``."""
+
+
 @dataclass(frozen=True)
 class Cleaning:
     """The preprocessing choices that every source shares."""
@@ -66,6 +70,7 @@ class Raw:
     time_unit: str | None = None  # of the times in the files, where the user names their column
     read: dict[str, int] | None = None  # how many rows and files were read, for the manifest; None where nothing was
     dropped: dict[str, dict[str, int]] = field(default_factory=dict)  # what was left out, as the manifest has it
+    columns: Columns | None = None  # of the files, which are the same in all
 
 
 def duration(text: str) -> int:
@@ -137,6 +142,7 @@ class RawRows:
     time_unit: str = "s"  # s or ms since 1970, or order: counters
     notes: list[str] = field(default_factory=list)  # what the user should know of how the files were read
     read: dict[str, int] | None = None  # how many rows and files were read, for the manifest; None where nothing was
+    columns: Columns | None = None  # of the files, which are the same in all
     streamed: Streamed | None = None  # in the place of fields, ratings and times
     coded: Coded | None = None  # once they are encoded
     found: dict[str, int] = field(default_factory=dict)  # of a part of the rows: counts that decide once added up

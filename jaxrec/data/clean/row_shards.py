@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jaxrec.data.clean.encoding import Found, Plan, bare_fields, block_of, encode_rows, rows_of, undotted
-from jaxrec.data.clean.parts import cut, read_together, run_parts, with_one_unit
+from jaxrec.data.clean.parts import check_parts, cut, read_together, run_parts, with_one_unit
 from jaxrec.data.clean.protocol import RawField, RawRows
 from jaxrec.data.clean.shards import Machine, part_place, run_shards, shard_place
 from jaxrec.data.dataset import ARRAYS
@@ -32,7 +32,10 @@ from jaxrec.data.store import GROUP, write_parquet
 from jaxrec.data.work import finish, finished, scratch
 
 ROWS = "rows.parquet"
-OF_PARTS = ("threshold", "low", "high", "user", "item", "options", "min_count", "time_unit", "notes", "read", "found")
+OF_PARTS = (
+    "threshold", "low", "high", "user", "item", "options", "min_count", "time_unit", "notes", "read", "columns",
+    "found",
+)  # fmt: skip
 """What of ``RawRows`` a part says; besides its fields."""
 
 
@@ -235,6 +238,7 @@ def read_rows_in_parts(
     names = [f"{part.raw[0]} and {len(part.raw) - 1:,} more" if len(part.raw) > 1 else part.raw[0] for part in parts]
     raws = [RawRows([RawField(**field, values=pa.nulls(0)) for field in one["fields"]], np.zeros(0),
                     np.zeros(0, np.int64), **one["raw"]) for one in found]  # fmt: skip
+    check_parts(parts, raws)
     notes = [f"{name}: {note}" if len(raws) > 1 else note
              for name, one in zip(names, raws, strict=True) for note in one.notes]  # fmt: skip
     raw = replace(

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -179,13 +179,18 @@ def _unpacked(path: Place, scratch: Path) -> tuple[Path, bytes]:
             return place, stream.read(4)
 
 
+def check_columns(path: Place, columns: Mapping[str, Any], first: Place, expected: Mapping[str, Any]) -> None:
+    """Refuse a file whose columns are not those of the first one that it is read with."""
+    if differing := [*(columns.items() ^ expected.items())]:
+        raise UserError(f"{path}: column {shown(differing[0][0])} is not in {first}, or of another type or in another "
+                        "place there; files read together need the same columns")  # fmt: skip
+
+
 def open_tables(connection: Any, paths: Sequence[Place], **options: Any) -> Table:
     """Open several files, all with the same columns in the same order, as one table; options as of ``open_table``."""
     first, *others = tables = [open_table(connection, path, **options) for path in paths]
     for other in others:
-        if differing := [*(other.columns.items() ^ first.columns.items())]:
-            raise UserError(f"{other.path}: column {shown(differing[0][0])} is not in {first.path}, or of another "
-                            "type or in another place there; files read together need the same columns")  # fmt: skip
+        check_columns(other.path, other.columns, first.path, first.columns)
     if not others:
         return first
     if len({table.reader for table in tables}) == 1:  # read at once
