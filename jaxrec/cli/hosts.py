@@ -24,6 +24,7 @@ from jaxrec.cli.quiet import quiet
 from jaxrec.errors import UserError, listed, one_line
 
 HEARTBEAT = 30  # s without a sign of life, after which a process counts as gone
+TERMINATED = "terminate called after throwing an instance of "  # how C++ tells of an error that nobody expects
 FATAL = "Terminating process because the JAX distributed service"  # how XLA's text begins before it aborts
 PROXIES = ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy")  # through which gRPC would go to other hosts
 GONE = re.compile(r"stopped sending heartbeats\):\s*((?:\d+[\s,]*)+)")
@@ -161,6 +162,13 @@ def _libraries_aside(ranks: Ranks) -> Iterator[None]:
         size = os.fstat(kept.fileno()).st_size
         text = os.pread(kept.fileno(), 2**20, max(0, size - 2**20)).decode(errors="replace")
         _, fatal, reason = text.rpartition(FATAL)
+        last = text.rpartition(TERMINATED)[2]
+        if not fatal and "gloo::" in last:  # of what one that is gone left undone; JAX finds out which, and aborts too
+            time.sleep(HEARTBEAT + 15)
+            reason = " ".join(last.split())[:300]
+            os.write(copies[1], f"jaxrec: error: processes lost each other ({reason}); start all again with --resume\n"
+                     .encode())  # fmt: skip
+            os._exit(2)
         if not fatal:
             os.write(copies[1], text.encode())
             return

@@ -357,3 +357,31 @@ def test_the_runtime_s_text_becomes_a_line() -> None:
     )
     ranks.names.clear()
     assert "node0:5000: rank 0 did not answer there within 60 s" in _explained(ranks, late)
+
+
+ABORTING = """
+import os, threading, time
+from jaxrec.cli import hosts
+hosts.HEARTBEAT = -14
+ranks = hosts.Ranks("node0:5000", 1, 2, 60, ["node0", "node1"])
+
+def heartbeat():
+    time.sleep(0.3)
+    os.write(2, (hosts.FATAL + " lost its leader. CoordinationService is gone").encode())
+    os.abort()
+
+with hosts._libraries_aside(ranks):
+    threading.Thread(target=heartbeat).start() if {noticed} else None
+    os.write(2, b"terminate called after throwing an instance of 'gloo::EnforceNotMet'\\\\n what(): 1320 vs 4")
+    os.abort()
+"""
+
+
+@pytest.mark.parametrize(("noticed", "told"), [
+    (True, r"jaxrec: error: rank 0 \(node0\) has ended, .* --resume"),
+    (False, r"jaxrec: error: processes lost each other \('gloo::EnforceNotMet'.* 1320 vs 4\); start all again"),
+])  # fmt: skip
+def test_a_collective_that_breaks_off_tells_who_is_gone(noticed: bool, told: str) -> None:
+    """What another's death leaves undone aborts a process in C++, often before it is known whose death it was."""
+    ((status, out, err),) = ended([start(["-c", ABORTING.format(noticed=noticed)])])
+    assert (status, out, len(err)) == (2, "", 1) and re.match(told, err[0]), err
