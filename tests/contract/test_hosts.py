@@ -1,6 +1,6 @@
 """Several processes train as one does, end together, and refuse to train different things.
 
-More kills, at other moments: JAXREC_KILLS=20 JAXREC_KILL_SEED=1 python -m pytest tests/contract/test_hosts.py -s
+More kills, at other moments, half a minute each: JAXREC_KILLS=20 JAXREC_KILL_SEED=1 python -m pytest tests/contract/test_hosts.py -s
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from jaxrec.feeds import base
 from jaxrec.ops import hosts
 from jaxrec.tasks.base import load, make_task
 
-KILLS = int(os.environ.get("JAXREC_KILLS", "10"))
+KILLS = int(os.environ.get("JAXREC_KILLS", "4"))
 SEED = int(os.environ.get("JAXREC_KILL_SEED", "0"))
 SLOW = pytest.mark.slow
 SOFTMAX: dict[str, Any] = {"loss": {"name": "softmax", "n_sample": None, "sample_alpha": None}}
@@ -210,7 +210,7 @@ def wait_for(processes: Sequence[subprocess.Popen[str]], happened: Callable[[], 
 
 @SLOW
 def test_a_killed_host_ends_the_others_and_resuming_is_exact(worlds: Worlds, tmp_path: Path) -> None:
-    """Ten times; at the end all arrays, positions and metrics are those of four processes that nobody disturbed."""
+    """At the end all arrays, positions and metrics are those of four processes that nobody disturbed."""
     config = worlds.config("gru4rec", noise=True, training={"steps_per_block": 8, "epochs": 2, "batch_size": 48})
     undisturbed, run = tmp_path / "undisturbed", tmp_path / "run"
     begin = partial(start_training, 4, "--config", config, "--run")
