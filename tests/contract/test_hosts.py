@@ -1,6 +1,7 @@
 """Several processes train as one does, end together, and refuse to train different things.
 
-More kills, at other moments, half a minute each: JAXREC_KILLS=20 JAXREC_KILL_SEED=1 python -m pytest tests/contract/test_hosts.py -s
+Ten kills at other moments, half a minute each:
+    JAXREC_KILLS=10 JAXREC_KILL_SEED=1 python -m pytest tests/contract/test_hosts.py -s -k killed_host
 """
 
 from __future__ import annotations
