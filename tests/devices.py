@@ -33,7 +33,7 @@ from jaxrec import config as configuration
 from jaxrec.config import Config
 from jaxrec.data.dataset import open_dataset
 from jaxrec.ops import hosts, parallel, shards
-from jaxrec.ops.rows import deal, dealt_array, gathered_array, look_up, mesh_of, shards_of
+from jaxrec.ops.rows import deal, gathered_array, look_up, mesh_of, rows_each, shards_of
 from jaxrec.ops.tables import gather, plan_block, update_rows
 from jaxrec.ops.topk import EVERYTHING, BlockSize, Candidates, Live, rank, top_items
 from jaxrec.recommend import Recommender
@@ -87,6 +87,14 @@ def of_table(training: Training, name: str, state: Any) -> Any:
         held = {shard.data.shape[0] for shard in table.addressable_shards}
         assert held == {len(table) // shards}, "each device has its part of a table alone"
     return jax.tree.map(natural, (table, state.table_optimizer[name]))
+
+
+def dealt_array(array: np.ndarray, shards: int) -> np.ndarray:
+    """[n * L, ...]: an array as it is dealt, from [V, ...]."""
+    each = rows_each(len(array), shards)
+    padded = np.zeros((shards * each, *array.shape[1:]), array.dtype)
+    padded[: len(array)] = array
+    return padded.reshape(each, shards, *array.shape[1:]).swapaxes(0, 1).reshape(padded.shape)
 
 
 def whole(leaf: Any) -> np.ndarray:

@@ -80,14 +80,6 @@ def rows_each(rows: int, shards: int) -> int:
     return -(-rows // shards**2) * shards
 
 
-def dealt_array(array: np.ndarray, shards: int) -> np.ndarray:
-    """[n * L, ...]: an array as it is dealt, from [V, ...]."""
-    each = rows_each(len(array), shards)
-    padded = np.zeros((shards * each, *array.shape[1:]), array.dtype)
-    padded[: len(array)] = array
-    return padded.reshape(each, shards, *array.shape[1:]).swapaxes(0, 1).reshape(padded.shape)
-
-
 def gathered_array(array: np.ndarray, rows: int, shards: int) -> np.ndarray:
     """The array of a dealt one."""
     parts = array.reshape(shards, len(array) // shards, *array.shape[1:]).swapaxes(0, 1)

@@ -90,11 +90,8 @@ def rank(
 
     def one(query: Array, asked: Any) -> tuple[Array, Array]:
         def score(start: Array | int) -> Array:
-            def of(array: Array) -> Array:
-                return jax.lax.dynamic_slice_in_dim(array, start, width)
-
-            vectors = _part(items, start, width)
-            return _only(_scores(query, vectors), start + jnp.arange(width), asked, jax.tree.map(of, span))
+            scores = _scores(query, _part(items, start, width))
+            return _only(scores, start + jnp.arange(width), asked, _times(span, start, width))
 
         if len(starts) == 1:
             return _ranked(score(0), asked[0], k)
@@ -190,8 +187,8 @@ def _rank_dealt(
         def one(query: Array, asked: Any) -> tuple[Array, Array]:
             def score(start: Array, beyond: float = jnp.inf) -> Array:
                 ids = device + n * (start + jnp.arange(width))
-                times = span and (_part(span[0], start, width), _part(span[1], start, width))
-                scores = _only(_scores(query, _part(array, start, width)), ids, asked, times)
+                scores = _scores(query, _part(array, start, width))
+                scores = _only(scores, ids, asked, _times(span, start, width))
                 return jnp.where(ids < len(items), scores, beyond)  # rows of zeros are worse than nothing
 
             def new(start: Array, first: Array) -> Array:
@@ -226,8 +223,7 @@ def _best_dealt(
                 if allowed is not None:
                     there &= _part(allowed, start, width)
                 scores = jnp.where(there, _scores(query, _part(array, start, width)), -jnp.inf)
-                times = span and (_part(span[0], start, width), _part(span[1], start, width))
-                scores = _only(scores, place, (None, at, None), times)
+                scores = _only(scores, place, (None, at, None), _times(span, start, width))
                 row = jnp.arange(len(query))[:, None]
                 return scores.at[row, jnp.where(mine >= start, mine - start, width)].set(-jnp.inf, mode="drop")
 
@@ -250,6 +246,11 @@ def _parts_of(array: Array | InParts, size: BlockSize) -> tuple[Array, Array, in
 
 def _part(items: Array | InParts, start: Array | int, width: int) -> Array:
     return jax.lax.dynamic_slice_in_dim(items, start, width) if isinstance(items, Array) else items.part(start, width)
+
+
+def _times(span: Any, start: Array | int, width: int) -> tuple[Array, Array] | None:
+    """When the items of a part are listed and sold; None where that does not matter."""
+    return None if span is None else (_part(span[0], start, width), _part(span[1], start, width))
 
 
 def _merged(places: Array, scores: Array, n: int) -> tuple[Array, Array]:

@@ -18,7 +18,7 @@ from jaxrec.cli.command import say
 from jaxrec.config import Config
 from jaxrec.errors import UserError
 from jaxrec.ops import hosts
-from jaxrec.ops.rows import dealt_array, gathered_array, shards_of
+from jaxrec.ops.rows import deal, gathered_array, shards_of
 from jaxrec.run import open_run
 from jaxrec.tasks.base import Loaded, load, part_of
 from jaxrec.tasks.moves import OLD_ROWS, Moves, moved_table, old_rows
@@ -182,7 +182,7 @@ def _taken_table(unfit: Unfit, name: str, new: Any, old: Any, moves: Moves, how:
     shards = shards_of(new)
     fresh = gathered_array(np.asarray(new), len(moves.rows), shards) if shards > 1 else np.asarray(new)
     moved = moved_table(how, moves, np.asarray(old), fresh)
-    return hosts.put(dealt_array(moved, shards) if shards > 1 else moved, new.sharding)
+    return deal(moved, new.sharding.mesh).array if shards > 1 else hosts.put(moved, new.sharding)
 
 
 def _unfit(config: Config, loaded: Loaded, what: str, theirs: Any, ours: Any) -> UserError:

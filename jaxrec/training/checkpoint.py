@@ -29,7 +29,7 @@ import orbax.checkpoint as ocp
 from jaxrec.cli.command import say
 from jaxrec.errors import UserError
 from jaxrec.ops import hosts
-from jaxrec.ops.rows import dealt_array, gathered_array, rows_each, shards_of
+from jaxrec.ops.rows import deal, gathered_array, rows_each, shards_of
 from jaxrec.training.state import TrainState
 
 MODEL_PARTS = ("params", "tables")
@@ -158,7 +158,7 @@ class Checkpoints:
         if (rows := self._rows_of(path, like)) is None or shards_of(like) == (was := _over(shards, rows)):
             return restored
         array, now = gathered_array(restored, rows, was), shards_of(like)
-        return hosts.put(dealt_array(array, now) if now > 1 else array, like.sharding)
+        return deal(array, like.sharding.mesh).array if now > 1 else hosts.put(array, like.sharding)
 
     def _rows_of(self, path: Any, like: Any) -> int | None:
         """How many rows the table has that an array is, or is kept of; None where it is something else."""

@@ -7,12 +7,13 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from devices import dealt_array
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxrec.errors import UserError
 from jaxrec.ops.parallel import mesh_shape
-from jaxrec.ops.rows import dealt_array, gathered_array, rows_each
+from jaxrec.ops.rows import gathered_array, rows_each
 from jaxrec.ops.shards import capacity, shares_of
 
 pytestmark = pytest.mark.numbers
